@@ -1,0 +1,334 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/twostep-mq/twostep/broker"
+)
+
+const (
+	// probeEvery is how often open gaps are looked at.
+	probeEvery = 5 * time.Millisecond
+	// probeMost gaps are asked about in one read, which brings at most as many rows.
+	probeMost = 500
+	// scanEvery bounds how often a busy doorbell makes the relay read the table.
+	scanEvery = time.Millisecond
+	// A steady stream of rows is read at longer intervals: a read costs as much as ten rows. A stream is what brings streamFrom rows a
+	// read; from streamMost on a read is worth its price at once. streamStretch times what a read takes lies between two reads, but no
+	// less than streamGap and no more than streamGapMost.
+	streamFrom    = 2
+	streamMost    = 100
+	streamStretch = 10
+	streamGap     = 5 * time.Millisecond
+	streamGapMost = 25 * time.Millisecond
+	// readyLook rows of the backlog are looked at in one round.
+	readyLook = 5000
+	// publishPause follows a failed send.
+	publishPause = 200 * time.Millisecond
+)
+
+// room is how many more rows may be in flight or acknowledged without a checkpoint.
+func (r *Relay) room(m *memory) int {
+	return r.cfg.Batch - len(m.flight) - m.unsavedAcks - len(m.pending)
+}
+
+// scan reads rows behind the cursor, then what appeared in gaps. Probing first would let a predecessor that commits between the
+// two reads come out after its successor.
+func (r *Relay) scan(ctx context.Context, m *memory, now time.Time, rung bool) error {
+	room := r.room(m)
+	if room <= 0 {
+		m.more = m.more || rung
+		return r.probe(ctx, m, now)
+	}
+	since := now.Sub(m.scanAt)
+	if (rung || m.more) && since >= m.scanGap || since >= r.cfg.Poll {
+		limit := min(room, 500)
+		began := r.cfg.Now()
+		p, err := r.store.Scan(ctx, m.cursor, limit, true)
+		if err != nil {
+			return fmt.Errorf("outbox: scan: %w", err)
+		}
+		if err := m.sameHistory(&p); err != nil {
+			return err
+		}
+		m.scanAt, m.more = now, len(p.Rows) == limit
+		m.scanGap = gapAfter(len(p.Rows), m.more, r.cfg.Now().Sub(began))
+		for i := range p.Rows {
+			row := &p.Rows[i]
+			m.gaps.add(m.cursor+1, row.Seq-1, now, p.Mark)
+			m.cursor = row.Seq
+			r.found(m, row)
+		}
+	} else if rung {
+		m.more = true
+	}
+	return r.probe(ctx, m, now)
+}
+
+// gapAfter is how long to wait after a scan that found so many rows and took so long; more: there were others behind them.
+func gapAfter(rows int, more bool, took time.Duration) time.Duration {
+	if more || rows < streamFrom || rows >= streamMost {
+		return scanEvery
+	}
+	return min(max(streamGap, streamStretch*took), streamGapMost)
+}
+
+// probe reads what has appeared in gaps: in all of them, the highest first, since a row just found may have its predecessor in any
+// lower one.
+func (r *Relay) probe(ctx context.Context, m *memory, now time.Time) error {
+	if m.gaps.empty() || now.Sub(m.probeAt) < probeEvery && now.After(m.scanAt) {
+		return nil
+	}
+	m.probeAt = now
+	for left := m.gaps.probe(now); len(left) > 0; {
+		asked := left[:min(probeMost, len(left))]
+		p, closed, err := r.store.Probe(ctx, asked, probeMost)
+		if err != nil {
+			return fmt.Errorf("outbox: probe gaps: %w", err)
+		}
+		if err := m.sameHistory(&p); err != nil {
+			return err
+		}
+		for i := range p.Rows {
+			m.gaps.fill(p.Rows[i].Seq, p.Rows[i].Seq)
+			r.found(m, &p.Rows[i])
+		}
+		for _, g := range closed {
+			m.gaps.fill(g.From, g.To)
+			m.broker.bits.AddRange(uint64(g.From), uint64(g.To)+1)
+			m.broker.dirty = true
+		}
+		left = left[len(asked):]
+		if len(p.Rows) >= probeMost { // there may be more in these
+			left = slices.Concat(m.gaps.within(asked, now), left)
+		}
+	}
+	return nil
+}
+
+// sameHistory compares who answered with whom the memory is of.
+func (m *memory) sameHistory(p *Page) error {
+	if p.Server != m.server {
+		return ErrServerChanged
+	}
+	if p.Counter != 0 && p.Counter < m.counter {
+		return fmt.Errorf("%w: row numbers went back from %d to %d", ErrServerChanged, m.counter, p.Counter)
+	}
+	m.counter = max(m.counter, p.Counter)
+	return nil
+}
+
+// found takes a new row in; its payload waits in pending.
+func (r *Relay) found(m *memory, row *Row) {
+	if m.win.has(row.Seq) {
+		return
+	}
+	if !m.win.add(row) {
+		r.log.Error("outbox row has no valid id: it is left alone", "outbox", m.uuid, "seq", row.Seq)
+		return
+	}
+	m.queue(row)
+}
+
+func (m *memory) queue(row *Row) {
+	i, there := slices.BinarySearchFunc(m.pending, row.Seq, func(p *Row, seq int64) int { return int(p.Seq - seq) })
+	if !there {
+		m.pending = slices.Insert(m.pending, i, row)
+	}
+}
+
+// publish hands pending rows to the broker. Of one key at most one is on its way: a row waits until its predecessor is
+// acknowledged.
+func (r *Relay) publish(ctx context.Context, m *memory, now time.Time) error {
+	r.expire(m, now)
+	if now.Before(m.pauseUntil) {
+		return nil
+	}
+	if err := r.refill(ctx, m); err != nil {
+		return err
+	}
+	var rows []*Row
+	keep := m.pending[:0]
+	for _, row := range m.pending {
+		if m.mayPublish(row.Seq) {
+			rows = append(rows, row)
+		} else {
+			keep = append(keep, row)
+		}
+	}
+	clear(m.pending[len(keep):])
+	m.pending = keep
+	r.spill(m)
+	if len(rows) == 0 {
+		return nil
+	}
+	ms := make([]*broker.Message, len(rows))
+	topics := make([]int32, len(rows))
+	for i, row := range rows {
+		m.flight[row.Seq] = now
+		topics[i] = m.win.ref(row.Seq).topic
+		ms[i] = r.outgoing(m, row, m.predecessor(row.Seq), 1)
+	}
+	generation := r.generation
+	r.broker.Publish(ctx, ms, func(i int, p broker.Position, err error) {
+		a := ack{generation: generation, seq: rows[i].Seq, topic: topics[i], at: p, err: err}
+		r.queue.push(func(ev *events) { ev.acks = append(ev.acks, a) })
+	})
+	return nil
+}
+
+// spill keeps rows that wait for their predecessors from filling all the room there is: a predecessor that has to be read again
+// would then find none, and one key would hold back all others. What is spilled is read again when it may be published.
+func (r *Relay) spill(m *memory) {
+	most := r.cfg.Batch / 2
+	if r.room(m) > 0 || len(m.pending) <= most {
+		return
+	}
+	for _, row := range m.pending[most:] {
+		m.backlog.Add(uint64(row.Seq))
+	}
+	clear(m.pending[most:])
+	m.pending = m.pending[:most]
+}
+
+// refill reads payloads of rows that are known but not at hand: left by a relay before, spilled, or failed to be sent. It takes
+// those that may be published now.
+func (r *Relay) refill(ctx context.Context, m *memory) error {
+	if m.backlog.IsEmpty() {
+		return nil
+	}
+	seqs := m.ready(min(r.room(m), 500))
+	if len(seqs) == 0 {
+		return nil
+	}
+	p, err := r.store.Read(ctx, seqs)
+	if err != nil {
+		return fmt.Errorf("outbox: read rows: %w", err)
+	}
+	if err := m.sameHistory(&p); err != nil {
+		return err
+	}
+	if len(p.Rows) < len(seqs) {
+		return fmt.Errorf("%w: %d of %d", ErrShortDelete, len(seqs)-len(p.Rows), len(seqs))
+	}
+	for i := range p.Rows {
+		m.backlog.Remove(uint64(p.Rows[i].Seq))
+		m.queue(&p.Rows[i])
+	}
+	return nil
+}
+
+// ready finds up to n rows of the backlog that may be published. It looks at a part of a large backlog and goes on there the next
+// time.
+func (m *memory) ready(n int) (seqs []int64) {
+	if n <= 0 {
+		return nil
+	}
+	it := m.backlog.Iterator()
+	it.AdvanceIfNeeded(uint64(m.backlogAt))
+	for range readyLook {
+		if !it.HasNext() {
+			m.backlogAt = 0
+			return seqs
+		}
+		seq := int64(it.Next())
+		if !m.tooLarge[seq] && m.mayPublish(seq) {
+			seqs = append(seqs, seq)
+			if len(seqs) == n {
+				break
+			}
+		}
+		m.backlogAt = seq + 1
+	}
+	return seqs
+}
+
+func (m *memory) mayPublish(seq int64) bool {
+	ref := m.win.ref(seq)
+	return ref == nil || ref.prev == 0 || m.broker.has(ref.prev)
+}
+
+// predecessor is the id of the key's nearest unreleased row before seq.
+func (m *memory) predecessor(seq int64) string {
+	ref := m.win.ref(seq)
+	if ref == nil || ref.prev == 0 {
+		return ""
+	}
+	return m.win.ref(ref.prev).id.String()
+}
+
+// outgoing is a row as it travels.
+func (r *Relay) outgoing(m *memory, row *Row, prev string, attempt int) *broker.Message {
+	out := row.Message
+	out.Outbox, out.Seq, out.Prev, out.Attempt = m.uuid, row.Seq, prev, attempt
+	return &out
+}
+
+// acknowledged takes the broker's answer to one row.
+func (r *Relay) acknowledged(m *memory, a ack, now time.Time) {
+	ref := m.win.ref(a.seq)
+	if _, ok := m.flight[a.seq]; !ok || ref == nil {
+		return // it expired, and will be published again
+	}
+	delete(m.flight, a.seq)
+	if a.err != nil {
+		r.unsent(m, a, now)
+		return
+	}
+	if !m.broker.confirm(a.seq, ref) {
+		return
+	}
+	m.note(now)
+	m.unsavedAcks++
+	topic := m.win.topics[ref.topic].name
+	marks := m.marks[topic]
+	if n := len(marks); n == 0 || !marks[n-1].takes(a.at) {
+		m.marks[topic] = append(marks, newMark(roaring64.New()))
+	}
+	marks = m.marks[topic]
+	marks[len(marks)-1].add(a.seq, a.at)
+}
+
+func (r *Relay) unsent(m *memory, a ack, now time.Time) {
+	topic := m.win.topics[a.topic].name
+	m.backlog.Add(uint64(a.seq))
+	switch {
+	case errors.Is(a.err, broker.ErrTooLarge):
+		if !m.tooLarge[a.seq] {
+			m.tooLarge[a.seq] = true
+			r.log.Error("the broker refuses a message for its size: it is held, and its key with it; raise the broker's limit and restart the relay",
+				"outbox", m.uuid, "seq", a.seq, "topic", topic, "error", a.err)
+		}
+		return
+	case errors.Is(a.err, broker.ErrNoTopic):
+		m.lag.missing(topic)
+	}
+	if now.After(m.pauseUntil) {
+		text := "publishing failed; it is tried again"
+		if errors.Is(a.err, broker.ErrFull) {
+			text = "the broker is full: rows wait and go on by themselves; free its disk, or raise the limit of the topic's stream"
+		}
+		r.log.Warn(text, "outbox", m.uuid, "topic", topic, "error", a.err)
+	}
+	m.pauseUntil = now.Add(publishPause)
+}
+
+// expire gives up on acknowledgements that are overdue: those rows are published again.
+func (r *Relay) expire(m *memory, now time.Time) {
+	if now.Sub(m.expireAt) < time.Second {
+		return
+	}
+	m.expireAt = now
+	for seq, at := range m.flight {
+		if now.Sub(at) >= r.cfg.PublishTimeout {
+			delete(m.flight, seq)
+			m.backlog.Add(uint64(seq))
+		}
+	}
+}
