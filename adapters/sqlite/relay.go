@@ -1,0 +1,227 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/twostep-mq/twostep/outbox"
+)
+
+// snapshot is a read-only transaction: all its reads see one state, and the server they came from.
+type snapshot struct {
+	*sql.Tx
+	uuid   string
+	server string
+}
+
+// serverName names the database a connection reads: another file at the same path (a restored backup) has another name
+// within this process, and another outbox always.
+func serverName(uuid string, life int) string { return uuid + "/" + strconv.Itoa(life) }
+
+// lifeOf tells which file a connection reads.
+func lifeOf(c *sql.Conn) (life int, err error) {
+	err = c.Raw(func(driverConn any) error {
+		inner, ok := driverConn.(*conn)
+		if !ok {
+			return fmt.Errorf("unexpected connection %T", driverConn)
+		}
+		life = inner.life
+		return nil
+	})
+	return life, err
+}
+
+// read runs fn on a snapshot.
+func (o *Outbox) read(ctx context.Context, op string, fn func(snapshot) error) error {
+	err := func() error {
+		c, err := o.db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		life, err := lifeOf(c)
+		if err != nil {
+			return err
+		}
+		sqlTx, err := c.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = sqlTx.Rollback() }()
+		s := snapshot{Tx: sqlTx}
+		if err := sqlTx.QueryRowContext(ctx, `SELECT uuid FROM twostep_outbox_meta`).Scan(&s.uuid); err != nil {
+			return err
+		}
+		s.server = serverName(s.uuid, life)
+		return fn(s)
+	}()
+	return explain(op, o.drv.path, err)
+}
+
+// counterQuery: the row of sqlite_sequence is missing before the first insert, and may be deleted or set by hand.
+const counterQuery = `SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'twostep_outbox'), 0), coalesce((SELECT max(seq) FROM twostep_outbox), 0))`
+
+// page reads rows into a Page; query selects rowColumns.
+func (s snapshot) page(ctx context.Context, query string, args ...any) (outbox.Page, error) {
+	p := outbox.Page{Server: s.server}
+	if err := s.QueryRowContext(ctx, counterQuery).Scan(&p.Counter); err != nil {
+		return outbox.Page{}, err
+	}
+	rows, err := s.QueryContext(ctx, query, args...)
+	if err != nil {
+		return outbox.Page{}, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		row, err := scanRow(rows, s.uuid)
+		if err != nil {
+			return outbox.Page{}, err
+		}
+		p.Rows = append(p.Rows, row)
+	}
+	return p, rows.Err()
+}
+
+const (
+	scanRows          = `SELECT ` + rowColumns + ` FROM twostep_outbox o WHERE o.seq > ? ORDER BY o.seq LIMIT ?`
+	scanRowsNoPayload = `SELECT ` + rowColumnsNoPayload + ` FROM twostep_outbox o WHERE o.seq > ? ORDER BY o.seq LIMIT ?`
+	readRows          = `SELECT ` + rowColumns + ` FROM twostep_outbox o WHERE o.seq IN (SELECT value FROM json_each(?)) ORDER BY o.seq`
+	// The order of the join is forced: a range of the table for each gap.
+	probeRows = `SELECT ` + rowColumns + ` FROM json_each(?) g CROSS JOIN twostep_outbox o
+WHERE o.seq BETWEEN json_extract(g.value, '$[0]') AND json_extract(g.value, '$[1]') ORDER BY o.seq LIMIT ?`
+)
+
+// Scan reads up to limit rows after a number.
+func (o *Outbox) Scan(ctx context.Context, after int64, limit int, payload bool) (p outbox.Page, err error) {
+	query := scanRows
+	if !payload {
+		query = scanRowsNoPayload
+	}
+	err = o.read(ctx, "scan the outbox", func(s snapshot) (err error) {
+		p, err = s.page(ctx, query, after, limit)
+		return err
+	})
+	return p, err
+}
+
+// Read reads given rows; those that are gone are left out.
+func (o *Outbox) Read(ctx context.Context, seqs []int64) (p outbox.Page, err error) {
+	err = o.read(ctx, "read outbox rows", func(s snapshot) (err error) {
+		p, err = s.page(ctx, readRows, jsonInts(seqs))
+		return err
+	})
+	return p, err
+}
+
+// Probe reads what has appeared in gaps. SQLite has one writer at a time and numbers rows while it writes, so numbers
+// become visible in their order: where a snapshot shows no row below one that was seen, there never will be one.
+func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p outbox.Page, closed []outbox.Gap, err error) {
+	var ranges strings.Builder
+	ranges.WriteByte('[')
+	for i, g := range gaps {
+		if i > 0 {
+			ranges.WriteByte(',')
+		}
+		fmt.Fprintf(&ranges, "[%d,%d]", g.From, g.To)
+	}
+	ranges.WriteByte(']')
+	err = o.read(ctx, "probe gaps of the outbox", func(s snapshot) (err error) {
+		p, err = s.page(ctx, probeRows, ranges.String(), limit)
+		return err
+	})
+	if err != nil {
+		return outbox.Page{}, nil, err
+	}
+	return p, emptyParts(gaps, p.Rows, len(p.Rows) == limit), nil
+}
+
+// emptyParts are the parts of gaps without a row. Where the read was cut off, only what lies before its last row counts.
+func emptyParts(gaps []outbox.Gap, rows []outbox.Row, cut bool) []outbox.Gap {
+	var empty []outbox.Gap
+	for _, g := range gaps {
+		from, to := g.From, g.To
+		if cut {
+			to = min(to, rows[len(rows)-1].Seq)
+		}
+		for _, row := range rows {
+			if row.Seq < from || row.Seq > to {
+				continue
+			}
+			if row.Seq > from {
+				empty = append(empty, outbox.Gap{From: from, To: row.Seq - 1, Age: g.Age, Mark: g.Mark})
+			}
+			from = row.Seq + 1
+		}
+		if from <= to {
+			empty = append(empty, outbox.Gap{From: from, To: to, Age: g.Age, Mark: g.Mark})
+		}
+	}
+	return empty
+}
+
+// Load reads the outbox's identity and what relays before recorded.
+func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
+	var loaded outbox.Snapshot
+	err := o.read(ctx, "load the outbox", func(s snapshot) (err error) {
+		loaded = outbox.Snapshot{UUID: s.uuid, Server: s.server}
+		err = s.QueryRowContext(ctx, `SELECT registry_owner, registry_version FROM twostep_outbox_meta`).
+			Scan(&loaded.Head.Owner, &loaded.Head.Version)
+		if err != nil {
+			return err
+		}
+		if loaded.Topics, err = s.topics(ctx); err != nil {
+			return err
+		}
+		loaded.Bits, err = s.bits(ctx)
+		return err
+	})
+	return loaded, err
+}
+
+func (s snapshot) topics(ctx context.Context) (topics []outbox.RegistryTopic, err error) {
+	rows, err := s.QueryContext(ctx, `SELECT name, delivery, no_subscribers, keyed, version, deleted FROM twostep_outbox_topic ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var t outbox.RegistryTopic
+		if err := rows.Scan(&t.Name, &t.Delivery, &t.NoSubscribers, &t.Keyed, &t.Version, &t.Deleted); err != nil {
+			return nil, err
+		}
+		topics = append(topics, t)
+	}
+	return topics, rows.Err()
+}
+
+func (s snapshot) bits(ctx context.Context) (all []outbox.Bits, err error) {
+	rows, err := s.QueryContext(ctx, `SELECT confirmer, topic, name, created_at, removed, bitmap, "cursor", digest FROM twostep_outbox_confirmer ORDER BY created_at, confirmer`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var (
+			b      outbox.Bits
+			sub    outbox.RegistrySubscription
+			digest int64
+		)
+		if err := rows.Scan(&b.Confirmer, &sub.Topic, &sub.Name, &sub.Created, &sub.Removed, &b.Bitmap, &b.Cursor, &digest); err != nil {
+			return nil, err
+		}
+		b.Digest = uint64(digest)
+		if b.Confirmer != brokerConfirmer {
+			sub.UID = b.Confirmer
+			b.Subscription = sub
+		}
+		all = append(all, b)
+	}
+	return all, rows.Err()
+}
+
+// brokerConfirmer is the name of the broker among the confirmers.
+const brokerConfirmer = "broker"
