@@ -1,0 +1,179 @@
+// Command suites reads `go test -json` on its standard input and prints which suites ran: per package its result, the
+// number of tests, fuzz seeds and examples, and every skipped test with its reason. What fails is printed in full. It exits with 1 if
+// anything failed.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	label := ""
+	if len(os.Args) > 1 {
+		label = os.Args[1]
+	}
+	ok, err := summarize(os.Stdin, os.Stdout, label)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "suites:", err)
+		os.Exit(2)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+// event is one line of `go test -json`.
+type event struct {
+	Action, Package, Test, Output string
+	// ImportPath is the package that is built, in build events.
+	ImportPath string
+	Elapsed    float64 // seconds
+}
+
+// suite is what is known of one package.
+type suite struct {
+	passed, failed int
+	skipped        []string
+	// output by test; "" is the package's own.
+	output map[string][]string
+}
+
+// summary gathers suites while they run.
+type summary struct {
+	out      io.Writer
+	suites   map[string]*suite
+	packages int
+	passed   int
+	skipped  int
+	empty    []string
+	failed   []string
+}
+
+// summarize copies what matters from in to out, as it comes.
+func summarize(in io.Reader, out io.Writer, label string) (ok bool, err error) {
+	begun := time.Now()
+	s := &summary{out: out, suites: map[string]*suite{}}
+	s.printf("== suites (%s)\n", label)
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" {
+			s.take(line)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return false, fmt.Errorf("read test events: %w", err)
+		}
+	}
+	s.printf("== %d suites, %d tests passed, %d skipped, %d suites failed, %s (%s)\n",
+		s.packages, s.passed, s.skipped, len(s.failed), time.Since(begun).Round(time.Second), label)
+	if len(s.empty) > 0 {
+		s.printf("   without tests: %s\n", strings.Join(s.empty, " "))
+	}
+	if len(s.failed) > 0 {
+		s.printf("   FAILED: %s\n", strings.Join(s.failed, " "))
+	}
+	return len(s.failed) == 0 && s.packages > 0, nil
+}
+
+func (s *summary) printf(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format, args...) }
+
+func (s *summary) take(line string) {
+	var e event
+	if json.Unmarshal([]byte(line), &e) != nil {
+		s.printf("%s", line) // not an event: the go command's own words
+		return
+	}
+	switch e.Action {
+	case "build-output":
+		s.printf("%s", e.Output)
+		return
+	case "build-fail":
+		return // the package's own failure follows
+	}
+	p := s.suites[e.Package]
+	if p == nil {
+		p = &suite{output: map[string][]string{}}
+		s.suites[e.Package] = p
+	}
+	switch e.Action {
+	case "output":
+		p.output[e.Test] = append(p.output[e.Test], e.Output)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			s.finish(e, p)
+			return
+		}
+		p.count(e)
+	}
+}
+
+// count takes the end of one test.
+func (p *suite) count(e event) {
+	switch e.Action {
+	case "pass":
+		p.passed++
+		delete(p.output, e.Test)
+	case "fail":
+		p.failed++
+	case "skip":
+		p.skipped = append(p.skipped, e.Test+": "+reason(p.output[e.Test]))
+		delete(p.output, e.Test)
+	}
+}
+
+// finish takes the end of a package.
+func (s *summary) finish(e event, p *suite) {
+	delete(s.suites, e.Package)
+	switch e.Action {
+	case "skip":
+		s.empty = append(s.empty, e.Package[strings.LastIndexByte(e.Package, '/')+1:])
+		return
+	case "fail":
+		s.failed = append(s.failed, e.Package)
+		s.printf("FAIL %s: %d tests failed\n", e.Package, p.failed)
+		for _, test := range slices.Sorted(keys(p.output)) {
+			for _, line := range p.output[test] {
+				s.printf("     %s", line)
+			}
+		}
+	default:
+		s.printf("ok   %-60s %5d tests %6.1f s\n", e.Package, p.passed, e.Elapsed)
+	}
+	s.packages++
+	s.passed += p.passed
+	s.skipped += len(p.skipped)
+	for _, skipped := range p.skipped {
+		s.printf("     skipped %s\n", skipped)
+	}
+}
+
+// reason finds what a skipped test said.
+func reason(output []string) string {
+	for _, line := range output {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "===") && !strings.HasPrefix(line, "---") {
+			return line
+		}
+	}
+	return "no reason given"
+}
+
+func keys[V any](m map[string]V) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
