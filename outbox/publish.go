@@ -310,13 +310,18 @@ func (r *Relay) unsent(m *memory, a ack, now time.Time) {
 		m.lag.missing(topic)
 	}
 	if now.After(m.pauseUntil) {
-		text := "publishing failed; it is tried again"
-		if errors.Is(a.err, broker.ErrFull) {
-			text = "the broker is full: rows wait and go on by themselves; free its disk, or raise the limit of the topic's stream"
-		}
-		r.log.Warn(text, "outbox", m.uuid, "topic", topic, "error", a.err)
+		r.sayUnsent(m, topic, a.err)
 	}
 	m.pauseUntil = now.Add(publishPause)
+}
+
+func (r *Relay) sayUnsent(m *memory, topic string, err error) {
+	if errors.Is(err, broker.ErrFull) {
+		r.log.Warn("the broker is full: rows wait and go on by themselves; free its disk, or raise the limit of the topic's stream",
+			"outbox", m.uuid, "topic", topic, "error", err)
+		return
+	}
+	r.log.Warn("publishing failed; it is tried again", "outbox", m.uuid, "topic", topic, "error", err)
 }
 
 // expire gives up on acknowledgements that are overdue: those rows are published again.

@@ -32,12 +32,37 @@ type Receipt struct {
 	Entries      []ReceiptEntry
 }
 
-var (
-	receiptMagic   = [4]byte{'T', 'S', 'R', '1'}
-	errBadReceipt  = errors.New("outbox: malformed receipt")
-	outcomeOfByte  = [...]txn.Outcome{1: txn.Success, 2: txn.Parked, 3: txn.Failure, 4: txn.Ongoing}
+const (
+	receiptMagic   = "TSR1"
 	maxReceiptSize = 900_000
 )
+
+var errBadReceipt = errors.New("outbox: malformed receipt")
+
+// wire is the byte that stands for an outcome in a receipt; 0: it has none.
+func wire(o txn.Outcome) byte {
+	switch o {
+	case txn.Success:
+		return 1
+	case txn.Parked:
+		return 2
+	case txn.Failure:
+		return 3
+	case txn.Ongoing:
+		return 4
+	}
+	return 0
+}
+
+// unwire is the outcome that a receipt's byte stands for; empty: none.
+func unwire(b byte) txn.Outcome {
+	for _, o := range []txn.Outcome{txn.Success, txn.Parked, txn.Failure, txn.Ongoing} {
+		if wire(o) == b {
+			return o
+		}
+	}
+	return ""
+}
 
 // EncodeReceipt writes a receipt in the format of docs/reference.md, "Receipts".
 func EncodeReceipt(subscription string, entries []ReceiptEntry) ([]byte, error) {
@@ -46,19 +71,14 @@ func EncodeReceipt(subscription string, entries []ReceiptEntry) ([]byte, error) 
 		return nil, fmt.Errorf("outbox: receipt of subscription %q: %w", clip(subscription), err)
 	}
 	b := make([]byte, 0, len(receiptMagic)+16+len(entries)*22)
-	b = append(b, receiptMagic[:]...)
+	b = append(b, receiptMagic...)
 	b = append(b, sub[:]...)
 	for _, e := range entries {
 		id, err := uuid.Parse(e.ID)
 		if err != nil {
 			return nil, fmt.Errorf("outbox: receipt for message %q: %w", clip(e.ID), err)
 		}
-		o := byte(0)
-		for i, w := range outcomeOfByte {
-			if w == e.Outcome && w != "" {
-				o = byte(i)
-			}
-		}
+		o := wire(e.Outcome)
 		if o == 0 || e.Seq <= 0 {
 			return nil, fmt.Errorf("outbox: receipt for row %d with outcome %q: not a receipt's word", e.Seq, e.Outcome)
 		}
@@ -75,7 +95,7 @@ func EncodeReceipt(subscription string, entries []ReceiptEntry) ([]byte, error) 
 // DecodeReceipt reads what EncodeReceipt wrote; everything else is an error, never a guess.
 func DecodeReceipt(b []byte) (Receipt, error) {
 	var r Receipt
-	if len(b) < len(receiptMagic)+16 || [4]byte(b[:4]) != receiptMagic {
+	if len(b) < len(receiptMagic)+16 || string(b[:4]) != receiptMagic {
 		return r, errBadReceipt
 	}
 	r.Subscription = uuid.UUID(b[4:20]).String()
@@ -86,11 +106,11 @@ func DecodeReceipt(b []byte) (Receipt, error) {
 		if n <= 0 || seq == 0 || seq > 1<<63-1 || len(b) < n+17 {
 			return Receipt{}, errBadReceipt
 		}
-		o := b[n+16]
-		if o == 0 || int(o) >= len(outcomeOfByte) {
+		o := unwire(b[n+16])
+		if o == "" {
 			return Receipt{}, errBadReceipt
 		}
-		r.Entries = append(r.Entries, ReceiptEntry{Seq: int64(seq), ID: uuid.UUID(b[n : n+16]).String(), Outcome: outcomeOfByte[o]})
+		r.Entries = append(r.Entries, ReceiptEntry{Seq: int64(seq), ID: uuid.UUID(b[n : n+16]).String(), Outcome: o})
 		b = b[n+17:]
 	}
 	return r, nil

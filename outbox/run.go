@@ -34,7 +34,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			err := r.broker.WatchState(work, "registry.", func(ev broker.StateEvent) error { r.Announce(ev); return nil })
 			if err != nil && work.Err() == nil {
 				r.log.Warn("watching the registry failed; it is tried again", "error", err)
-				pause(work, time.Second)
+				pause(work)
 			}
 		}
 	})
@@ -89,7 +89,7 @@ func (r *Relay) waitForStore(ctx context.Context) (Snapshot, error) {
 			return Snapshot{}, fmt.Errorf("outbox: relay: %w", err)
 		}
 		r.log.Warn("cannot read the outbox; it is tried again", "error", err)
-		pause(ctx, time.Second)
+		pause(ctx)
 	}
 }
 
@@ -103,7 +103,7 @@ func (r *Relay) ensureInbox(ctx context.Context, inbox string) error {
 			return fmt.Errorf("outbox: make inbox %s: %w", inbox, err)
 		}
 		r.log.Warn("cannot make the outbox's inbox; it is tried again", "inbox", inbox, "error", err)
-		pause(ctx, time.Second)
+		pause(ctx)
 	}
 }
 
@@ -193,7 +193,7 @@ func (rd *reader) start(ctx context.Context, r *Relay, inbox string) {
 				r.log.Warn("reading receipts failed; it is tried again", "error", err)
 			}
 			// Displaced: the lease tells at the next step whether that was right.
-			pause(ctx, time.Second)
+			pause(ctx)
 		}
 	}()
 }
@@ -207,8 +207,9 @@ func (rd *reader) stop() {
 	rd.cancel = nil
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
+// pause is the wait before what failed is tried again.
+func pause(ctx context.Context) {
+	t := time.NewTimer(time.Second)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -23,7 +23,7 @@ suites() { # suites LABEL FLAGS... -- PACKAGES...
 		return 0
 	fi
 	# A failing suite fails the pipe through the reader's exit code; go test's own says the same.
-	go test -json "${flags[@]}" "$@" | go run ./scripts/suites "$label"
+	go test -json "${flags[@]}" "$@" | go run ./cmd/suites "$label"
 }
 
 mapfile -t all < <(go list ./...)

@@ -34,7 +34,7 @@ func (d *dispatcher) attempt(ctx context.Context, items []*item) error {
 	}
 	if err != nil {
 		ended := errors.Is(tx.Rollback(), ErrTransactionLost)
-		var failed *handlerFailure
+		var failed *handlerError
 		if errors.As(err, &failed) {
 			failed.ended = ended
 		}
@@ -124,7 +124,7 @@ func (d *dispatcher) run(ctx context.Context, tx StoreTx, items []*item) error {
 			return err
 		}
 		if err := d.call(ctx, tx.Tx(), firstAttempt(it.Delivery)); err != nil {
-			return &handlerFailure{it: it, err: err}
+			return &handlerError{it: it, err: err}
 		}
 	}
 	return nil

@@ -154,7 +154,7 @@ func (d *dispatcher) execute(ctx context.Context, items []*item) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("topics: stopped in a batch of %s: %w", d.cfg.Subscription.Name, ctx.Err())
 		}
-		var failed *handlerFailure
+		var failed *handlerError
 		switch {
 		case errors.As(err, &failed):
 			if failed.ended {

@@ -33,16 +33,16 @@ func isDead(err error) bool {
 	return errors.As(err, &d)
 }
 
-// handlerFailure is a handler's error, apart from the database's and the dispatcher's own.
-type handlerFailure struct {
+// handlerError is a handler's error, apart from the database's and the dispatcher's own.
+type handlerError struct {
 	it  *item
 	err error
 	// ended: when the dispatcher rolled back, the transaction had ended already.
 	ended bool
 }
 
-func (f *handlerFailure) Error() string { return f.err.Error() }
-func (f *handlerFailure) Unwrap() error { return f.err }
+func (f *handlerError) Error() string { return f.err.Error() }
+func (f *handlerError) Unwrap() error { return f.err }
 
 // call runs the handler. A panic is that message's failure.
 func (d *dispatcher) call(ctx context.Context, tx outbox.Tx, dl broker.Delivery) (err error) {

@@ -42,7 +42,7 @@ func (o *Owner) takeIn(ctx context.Context) error {
 		}
 	}
 	for _, w := range m.warnings {
-		o.log.Warn("registry: " + w)
+		o.log.Warn("registry", "what", w)
 	}
 	o.merged(m, takeover)
 	return nil

@@ -2,10 +2,8 @@ package topics_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -18,181 +16,6 @@ import (
 	"github.com/twostep-mq/twostep/topics"
 	"github.com/twostep-mq/twostep/topics/topicstest/memory"
 )
-
-// court is an owner whose broker is played by the test: it records what is done there, keeps the state, and fails when told so.
-type court struct {
-	broker.Broker // what the owner must not use panics
-	t             *testing.T
-	store         topics.RegistryStore
-	owner         *topics.Owner
-	now           time.Time
-
-	state map[string][]byte
-	// queue are state changes the owner has not seen yet.
-	queue []broker.StateEvent
-	// made holds "topic NAME", "inbox NAME", "reader UID" as they stand on the broker; log is everything in order.
-	made map[string]bool
-	log  []string
-	fail func(op string) error
-}
-
-func newCourt(t *testing.T, store topics.RegistryStore) *court {
-	t.Helper()
-	c := &court{t: t, store: store, now: time.Unix(1_750_000_000, 0), state: map[string][]byte{}, made: map[string]bool{}}
-	c.restart()
-	return c
-}
-
-func (c *court) restart() {
-	c.owner = topics.NewOwner(c.store, c, topics.OwnerConfig{Now: func() time.Time { return c.now }})
-}
-
-func (c *court) do(op string) error {
-	if c.fail != nil {
-		if err := c.fail(op); err != nil {
-			return err
-		}
-	}
-	c.log = append(c.log, op)
-	return nil
-}
-
-func (c *court) EnsureTopic(_ context.Context, t broker.TopicSpec) error {
-	c.made["topic "+t.Name] = true
-	return c.do("topic " + t.Name)
-}
-
-func (c *court) DeleteTopic(_ context.Context, name string) error {
-	delete(c.made, "topic "+name)
-	return c.do("delete topic " + name)
-}
-
-func (c *court) EnsureSubscription(_ context.Context, s broker.SubscriptionSpec) error {
-	c.made["reader "+s.UID] = true
-	if s.Since > 0 {
-		return c.do("reader since " + s.UID)
-	}
-	return c.do("reader " + s.UID)
-}
-
-func (c *court) DeleteSubscription(_ context.Context, _, uid string) error {
-	delete(c.made, "reader "+uid)
-	return c.do("delete reader " + uid)
-}
-
-func (c *court) EnsureInbox(_ context.Context, name string) error {
-	c.made["inbox "+name] = true
-	return c.do("inbox " + name)
-}
-
-func (c *court) DeleteInbox(_ context.Context, name string) error {
-	delete(c.made, "inbox "+name)
-	return c.do("delete inbox " + name)
-}
-
-func (c *court) PutState(_ context.Context, key string, value []byte) error {
-	if err := c.do("put " + key); err != nil {
-		return err
-	}
-	c.state[key] = value
-	c.queue = append(c.queue, broker.StateEvent{Key: key, Value: value})
-	return nil
-}
-
-func (c *court) DeleteState(_ context.Context, key string) error {
-	if err := c.do("delete " + key); err != nil {
-		return err
-	}
-	delete(c.state, key)
-	c.queue = append(c.queue, broker.StateEvent{Key: key})
-	return nil
-}
-
-// watch begins a watch: everything there is, then Current.
-func (c *court) watch() {
-	c.queue = nil
-	for _, key := range slices.Sorted(maps.Keys(c.state)) {
-		c.queue = append(c.queue, broker.StateEvent{Key: key, Value: c.state[key]})
-	}
-	c.queue = append(c.queue, broker.StateEvent{Current: true})
-	c.see()
-}
-
-// wipe loses everything on the broker, as the owner's watch tells it.
-func (c *court) wipe() {
-	clear(c.state)
-	clear(c.made)
-	c.queue = []broker.StateEvent{{Reset: true}, {Current: true}}
-	c.see()
-}
-
-// see shows the owner what has changed, until nothing changes any more.
-func (c *court) see() (err error) {
-	c.t.Helper()
-	for n := 0; len(c.queue) > 0; n++ {
-		if n > 1000 {
-			c.t.Fatal("the owner never comes to rest")
-		}
-		ev := c.queue[0]
-		c.queue = c.queue[1:]
-		err = errors.Join(err, c.owner.OnState(c.t.Context(), ev))
-	}
-	return err
-}
-
-func (c *court) put(key string, v any) {
-	c.t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if err := c.PutState(c.t.Context(), key, b); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-func (c *court) declare(d topics.Declaration) {
-	c.t.Helper()
-	key := outbox.StateDeclarePrefix + d.Topic
-	if d.Subscription != "" {
-		key += "." + d.Subscription
-	}
-	c.put(key, d)
-}
-
-func (c *court) report(r outbox.Report) {
-	c.t.Helper()
-	c.put(outbox.StateReportPrefix+r.Outbox, r)
-}
-
-// announced is the topic as everybody sees it.
-func (c *court) announced(name string) (topic outbox.RegistryTopic) {
-	c.t.Helper()
-	if v := c.state[outbox.StateTopicPrefix+name]; v != nil {
-		if err := json.Unmarshal(v, &topic); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	return topic
-}
-
-func (c *court) head() (head outbox.RegistryHead) {
-	c.t.Helper()
-	if v := c.state[outbox.StateHead]; v != nil {
-		if err := json.Unmarshal(v, &head); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	return head
-}
-
-func (c *court) at(op string) int {
-	return slices.IndexFunc(c.log, func(s string) bool { return strings.HasPrefix(s, op) })
-}
-
-func keyed() outbox.TopicSettings {
-	return outbox.TopicSettings{Delivery: outbox.DeliveryConfirmed, NoSubscribers: outbox.NoSubscribersHold, Keyed: true}
-}
 
 func TestOwnerMakesWhatServicesDeclare(t *testing.T) {
 	t.Parallel()
@@ -223,7 +46,7 @@ func TestOwnerMakesWhatServicesDeclare(t *testing.T) {
 	// Declared again, by many: nothing changes.
 	version := c.head().Version
 	c.declare(topics.Declaration{Topic: "bank.trans-in", Settings: keyed(), Subscription: "accounts"})
-	c.see()
+	_ = c.see()
 	c.restart()
 	c.watch()
 	if got := c.announced("bank.trans-in"); len(got.Subscriptions) != 1 || c.head().Version != version {
@@ -257,7 +80,7 @@ func TestOwnerGoesOnWhereItFailed(t *testing.T) {
 			if err := c.owner.OnState(t.Context(), broker.StateEvent{Current: true}); err != nil {
 				t.Fatal(err)
 			}
-			c.see()
+			_ = c.see()
 			got := c.announced("t")
 			if len(got.Subscriptions) != 1 || c.head().Version < got.Version {
 				t.Fatalf("announced %+v, head %+v", got, c.head())
@@ -317,13 +140,13 @@ func TestOwnerBelievesRemovals(t *testing.T) {
 	c.watch()
 	c.declare(topics.Declaration{Topic: "t", Settings: keyed(), Subscription: "gone"})
 	c.declare(topics.Declaration{Topic: "t", Settings: keyed(), Subscription: "twice"})
-	c.see()
+	_ = c.see()
 	subs := c.announced("t").Subscriptions
 	gone, younger := subs[0], subs[1]
 	gone.Removed = true
 	older := outbox.RegistrySubscription{UID: uuid.NewString(), Topic: "t", Name: "twice", Created: younger.Created - 1}
 	c.report(outbox.Report{Outbox: outboxA, Name: "shop", Subscriptions: []outbox.RegistrySubscription{gone, older}})
-	c.see()
+	_ = c.see()
 	for _, s := range c.announced("t").Subscriptions {
 		if s.Removed != (s.UID != older.UID) || c.made["reader "+s.UID] == s.Removed {
 			t.Errorf("announced %+v, reader stands: %t", s, c.made["reader "+s.UID])
@@ -390,13 +213,13 @@ func TestOwnerRaisesItsVersionForALateReport(t *testing.T) {
 	c := newCourt(t, memory.NewRegistry("owner-2"))
 	c.watch()
 	c.report(outbox.Report{Outbox: outboxA, Name: "shop"})
-	c.see()
+	_ = c.see()
 	for _, r := range []outbox.Report{
 		{Outbox: outboxA, Name: "shop", Owner: "owner-1", Version: 900},
 		{Outbox: outboxB, Name: "bank", Owner: "owner-1", Version: c.head().Version},
 	} {
 		c.report(r)
-		c.see()
+		_ = c.see()
 		if h := c.head(); h.Version <= r.Version || !slices.Contains(h.Merged, r.Outbox) {
 			t.Errorf("head %+v after a report of version %d", h, r.Version)
 		}
@@ -405,7 +228,7 @@ func TestOwnerRaisesItsVersionForALateReport(t *testing.T) {
 	version := c.head().Version
 	for range 3 {
 		c.report(outbox.Report{Outbox: outboxB, Name: "bank", Owner: "owner-2", Version: version})
-		c.see()
+		_ = c.see()
 	}
 	if c.head().Version != version {
 		t.Errorf("version grew from %d to %d without a change", version, c.head().Version)
@@ -417,7 +240,7 @@ func TestOwnerMakesEverythingAgainAfterAWipe(t *testing.T) {
 	c := newCourt(t, memory.NewRegistry("owner-1"))
 	c.watch()
 	c.declare(topics.Declaration{Topic: "t", Settings: keyed(), Subscription: "s"})
-	c.see()
+	_ = c.see()
 	want, head := c.announced("t"), c.head()
 	c.log = nil
 	c.wipe()
@@ -438,7 +261,7 @@ func TestOwnerUnsubscribes(t *testing.T) {
 	c := newCourt(t, memory.NewRegistry("owner-1"))
 	c.watch()
 	c.declare(topics.Declaration{Topic: "t", Settings: keyed(), Subscription: "s"})
-	c.see()
+	_ = c.see()
 	uid := c.announced("t").Subscriptions[0].UID
 	if _, err := c.owner.Unsubscribe(t.Context(), "t", "nobody"); !errors.Is(err, topics.ErrUnknownSubscription) {
 		t.Errorf("unsubscribe nobody: %v", err)
@@ -465,7 +288,7 @@ func TestOwnerUnsubscribes(t *testing.T) {
 	}
 	// The old one may be reported as alive by a relay that has not heard yet: it stays removed.
 	c.report(outbox.Report{Outbox: outboxA, Subscriptions: []outbox.RegistrySubscription{{UID: uid, Topic: "t", Name: "s", Created: 1}}})
-	c.see()
+	_ = c.see()
 	for _, x := range c.announced("t").Subscriptions {
 		if (x.UID == uid) != x.Removed {
 			t.Errorf("after a late report: %+v", x)
@@ -522,12 +345,12 @@ func TestOwnerRefusesToDeleteATopicInFlight(t *testing.T) {
 	c := newCourt(t, memory.NewRegistry("owner-1"))
 	c.watch()
 	c.declare(topics.Declaration{Topic: "t", Settings: keyed(), Subscription: "s"})
-	c.see()
+	_ = c.see()
 	s := c.announced("t").Subscriptions[0]
 	waiting := outbox.Report{Outbox: outboxA, Name: "shop", Topics: []string{"t"}, Subscriptions: []outbox.RegistrySubscription{s},
 		Backlog: 7, WaitingFor: map[string]int64{s.UID: 7}, At: c.now.Add(-3 * time.Second).UnixMilli()}
 	c.report(waiting)
-	c.see()
+	_ = c.see()
 	_, err := c.owner.DeleteTopic(t.Context(), "t", false)
 	if !errors.Is(err, topics.ErrInFlight) || !strings.Contains(err.Error(), "outbox shop ("+outboxA+") has at least 7 rows not released, reported 3s ago") {
 		t.Errorf("delete in flight: %v", err)
@@ -564,7 +387,7 @@ func TestSubscriptionIsActiveWhenEveryOutboxHasRecordedIt(t *testing.T) {
 	c.report(outbox.Report{Outbox: outboxA, Name: "shop", At: c.now.UnixMilli()})
 	c.report(outbox.Report{Outbox: outboxB, Name: "bank", At: c.now.UnixMilli()})
 	c.declare(topics.Declaration{Topic: "t", Settings: keyed(), Subscription: "s"})
-	c.see()
+	_ = c.see()
 	state := func() topics.SubscriptionInfo {
 		t.Helper()
 		info, err := c.owner.Topic("t")
@@ -582,7 +405,7 @@ func TestSubscriptionIsActiveWhenEveryOutboxHasRecordedIt(t *testing.T) {
 			t.Errorf("before %s: %+v", id, got)
 		}
 		c.report(outbox.Report{Outbox: id, Subscriptions: []outbox.RegistrySubscription{s}, WaitingFor: map[string]int64{s.UID: 2}, At: c.now.UnixMilli()})
-		c.see()
+		_ = c.see()
 	}
 	if got := state(); got.State != topics.Active || got.Waiting != 4 {
 		t.Errorf("recorded by all: %+v", got)
@@ -590,14 +413,14 @@ func TestSubscriptionIsActiveWhenEveryOutboxHasRecordedIt(t *testing.T) {
 	// A third outbox appears and dies; only forgetting it makes the subscription active again.
 	const outboxC = "0c0c0c0c-0000-4000-8000-000000000003"
 	c.report(outbox.Report{Outbox: outboxC, Name: "dead"})
-	c.see()
+	_ = c.see()
 	if got := state(); got.State != topics.Registered || !slices.Equal(got.MissingFrom, []string{outboxC}) {
 		t.Errorf("with an outbox that has not recorded it: %+v", got)
 	}
 	if err := c.owner.ForgetOutbox(t.Context(), outboxC); err != nil {
 		t.Fatal(err)
 	}
-	c.see()
+	_ = c.see()
 	if got := state(); got.State != topics.Active || slices.Contains(c.head().Merged, outboxC) {
 		t.Errorf("after forgetting: %+v, head %+v", got, c.head())
 	}

@@ -110,7 +110,7 @@ func (d *dispatcher) executeParked(ctx context.Context, p Parked) error {
 			d.uncount(ctx, p)
 			return fmt.Errorf("topics: stopped in a parked message of %s: %w", d.cfg.Subscription.Name, ctx.Err())
 		}
-		var failed *handlerFailure
+		var failed *handlerError
 		switch {
 		case errors.As(err, &failed):
 			if failed.ended {
@@ -145,7 +145,7 @@ func (d *dispatcher) attemptParked(ctx context.Context, p Parked) (err error) {
 			return
 		}
 		ended := errors.Is(tx.Rollback(), ErrTransactionLost)
-		var failed *handlerFailure
+		var failed *handlerError
 		if errors.As(err, &failed) {
 			failed.ended = ended
 		}
@@ -163,7 +163,7 @@ func (d *dispatcher) attemptParked(ctx context.Context, p Parked) (err error) {
 	m := p.Message
 	m.Attempt = p.Attempts
 	if err := d.call(ctx, tx.Tx(), broker.Delivery{Message: &m}); err != nil {
-		return &handlerFailure{err: err}
+		return &handlerError{err: err}
 	}
 	return tx.Commit(ctx)
 }

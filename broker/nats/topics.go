@@ -20,12 +20,14 @@ const (
 	maxAckPending = 5000
 	// inboxMaxAge frees the room of inboxes that nobody reads any more. What it takes is sent again if it is still wanted.
 	inboxMaxAge = 7 * 24 * time.Hour
+	// retainedMaxAge makes room on a topic that refuses new messages rather than dropping old ones: nothing else ever leaves it.
+	retainedMaxAge = 7 * 24 * time.Hour
 	// pinGroup is the one priority group of readers that stand by for each other.
 	pinGroup = "reader"
 )
 
 // EnsureTopic makes the topic's stream: in a file, Limits retention, the oldest dropped when it is full, or refusing
-// new messages if the topic is Retained. A stream that is there is left as it is.
+// new messages, and dropping those of a week, if the topic is Retained. A stream that is there is left as it is.
 func (b *Broker) EnsureTopic(ctx context.Context, t broker.TopicSpec) error {
 	if err := checkName("topic", t.Name); err != nil {
 		return err
@@ -37,9 +39,9 @@ func (b *Broker) EnsureTopic(ctx context.Context, t broker.TopicSpec) error {
 }
 
 func (b *Broker) ensureTopicStream(ctx context.Context, t broker.TopicSpec) (*jetstream.StreamInfo, error) {
-	discard := jetstream.DiscardOld
+	discard, maxAge := jetstream.DiscardOld, time.Duration(0)
 	if t.Retained {
-		discard = jetstream.DiscardNew
+		discard, maxAge = jetstream.DiscardNew, retainedMaxAge
 	}
 	return b.ensureStream(ctx, jetstream.StreamConfig{
 		Name:        b.names.topicStream(t.Name),
@@ -47,6 +49,7 @@ func (b *Broker) ensureTopicStream(ctx context.Context, t broker.TopicSpec) (*je
 		Subjects:    []string{b.names.topicSubject(t.Name)},
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     discard,
+		MaxAge:      maxAge,
 		MaxBytes:    b.cfg.TopicMaxBytes,
 	})
 }

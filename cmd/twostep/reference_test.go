@@ -68,18 +68,18 @@ func named(text string) (names []string) {
 }
 
 // sameNames compares what the reference lists with what the code has.
-func sameNames(t *testing.T, what string, documented, real []string) {
+func sameNames(t *testing.T, what string, documented, actual []string) {
 	t.Helper()
-	if len(real) == 0 {
+	if len(actual) == 0 {
 		t.Errorf("%s: the code has none", what)
 	}
-	for _, name := range real {
+	for _, name := range actual {
 		if !slices.Contains(documented, name) {
 			t.Errorf("%s: docs/reference.md lacks %s", what, name)
 		}
 	}
 	for _, name := range documented {
-		if !slices.Contains(real, name) {
+		if !slices.Contains(actual, name) {
 			t.Errorf("%s: docs/reference.md has %s, the code has not", what, name)
 		}
 	}
@@ -262,7 +262,7 @@ func TestReferenceMetrics(t *testing.T) {
 	scraped := httptest.NewRecorder()
 	m.Handler().ServeHTTP(scraped, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 
-	real := map[string][]string{}
+	actual := map[string][]string{}
 	sample := regexp.MustCompile(`^(twostep_\w+?)(?:_bucket|_sum|_count)?(?:\{(.*)\})? `)
 	label := regexp.MustCompile(`(\w+)="[^"]*"`)
 	for line := range strings.SplitSeq(scraped.Body.String(), "\n") {
@@ -277,7 +277,7 @@ func TestReferenceMetrics(t *testing.T) {
 			}
 		}
 		slices.Sort(labels)
-		real[match[1]] = labels
+		actual[match[1]] = labels
 	}
 	documented := map[string][]string{}
 	for _, row := range referenceTable(t, referenceSection(t, "## Metrics")) {
@@ -285,8 +285,8 @@ func TestReferenceMetrics(t *testing.T) {
 		slices.Sort(labels)
 		documented[named(row[0])[0]] = labels
 	}
-	sameNames(t, "metrics", slices.Collect(maps.Keys(documented)), slices.Collect(maps.Keys(real)))
-	for name, labels := range real {
+	sameNames(t, "metrics", slices.Collect(maps.Keys(documented)), slices.Collect(maps.Keys(actual)))
+	for name, labels := range actual {
 		if !slices.Equal(labels, documented[name]) {
 			t.Errorf("%s has the labels %q, docs/reference.md says %q", name, labels, documented[name])
 		}

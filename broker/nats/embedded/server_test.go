@@ -119,7 +119,7 @@ func TestStartRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	taken := l.Addr().String()
 	open := filepath.Join(t.TempDir(), "open")
 	if err := os.WriteFile(open, []byte("a:b\n"), 0o644); err != nil {
