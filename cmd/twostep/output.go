@@ -56,6 +56,9 @@ func printJSON(w io.Writer, v any) error {
 // printTable writes rows below a head, in columns. Control characters of foreign text are shown as spaces, so that none reaches the
 // terminal.
 func printTable(w io.Writer, head []string, rows [][]string) error {
+	if len(rows) == 0 {
+		rows = [][]string{{"(none)"}}
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{head}, rows...) {
 		clean := make([]string, len(row))
