@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/twostep-mq/twostep/broker"
-	brokermem "github.com/twostep-mq/twostep/broker/brokertest/memory"
 	"github.com/twostep-mq/twostep/orchestrator/txn"
 	"github.com/twostep-mq/twostep/outbox"
 	"github.com/twostep-mq/twostep/topics"
@@ -53,7 +52,7 @@ func (w *world) noticeSubscriptions() {
 					failRate: []float64{0, 0.1, 0.3}[w.rng.IntN(3)], absent: w.rng.IntN(5) == 0,
 				}
 				w.subs[rs.UID] = s
-				w.log("subscription %s (%s): %+v", s, s.uid, *s)
+				w.log("subscription %s (%s): shared %v, hold %v, attempts %d, fails %v, absent %v", s, s.uid, s.shared, s.hold, s.maxAttempts, s.failRate, s.absent)
 			}
 			s.live = !rs.Removed
 			if rs.Removed && !s.removed {
@@ -67,11 +66,9 @@ func (w *world) noticeSubscriptions() {
 // consumerProc is a process that runs a subscription.
 type consumerProc struct {
 	proc
-	sub   *subscription
-	d     *topics.Dispatcher
-	tx    topics.StoreTx // open in the database
-	batch *brokermem.Batch
-	inbox *brokermem.Batch
+	sub *subscription
+	d   *topics.Dispatcher
+	tx  topics.StoreTx // open in the database
 }
 
 func (w *world) startConsumer(s *subscription) *consumerProc {
@@ -224,11 +221,13 @@ func (c *consumerProc) handle(ctx context.Context, tx outbox.Tx, d broker.Delive
 	}
 	c.yield("handler begins")
 	switch {
-	case m.poison && w.rng.IntN(4) == 0:
-		panic("poison")
-	case m.poison && w.rng.IntN(4) == 0:
-		return topics.Dead(errors.New("poison"))
 	case m.poison:
+		switch w.rng.IntN(6) {
+		case 0:
+			panic("poison")
+		case 1:
+			return topics.Dead(errors.New("poison"))
+		}
 		return errors.New("poison")
 	case !w.healing && w.rng.Float64() < c.sub.failRate:
 		if w.rng.IntN(3) == 0 {

@@ -40,6 +40,15 @@ func (s *Server) Publishing() []*Publishing {
 	return out
 }
 
+// UnderWay lists every message that is on its way in, or whose acknowledgement is on its way back.
+func (s *Server) UnderWay() []*broker.Message {
+	out := make([]*broker.Message, len(s.publishing))
+	for i, p := range s.publishing {
+		out[i] = p.Message
+	}
+	return out
+}
+
 // PublishAll stores and acknowledges everything that is under way, in order.
 func (s *Server) PublishAll() {
 	for len(s.publishing) > 0 {
