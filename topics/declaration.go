@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"github.com/twostep-mq/twostep/outbox"
 )
 
@@ -14,6 +16,10 @@ type Declaration struct {
 	Topic        string               `json:"topic"`
 	Settings     outbox.TopicSettings `json:"settings"`
 	Subscription string               `json:"subscription,omitempty"`
+	// UID and Created are what the registry once answered, if the service knows it: where broker and registry were both lost, the
+	// subscription comes back as the one whose barrier rows the service has.
+	UID     string `json:"uid,omitempty"`
+	Created int64  `json:"created,omitempty"`
 }
 
 func (d Declaration) key() string { return declarationKey(d.Topic, d.Subscription) }
@@ -48,6 +54,9 @@ func decodeDeclaration(key string, value []byte) (Declaration, error) {
 		if err := checkSubscription(d.Topic, d.Subscription); err != nil {
 			return d, err
 		}
+	}
+	if _, err := uuid.Parse(d.UID); d.UID != "" && (err != nil || d.Subscription == "" || d.Created <= 0) {
+		return d, fmt.Errorf("%w: declaration %s names the uid %q", ErrInvalid, key, d.UID)
 	}
 	if d.key() != key {
 		return d, fmt.Errorf("%w: declaration under %s is about %s", ErrInvalid, key, d.key())

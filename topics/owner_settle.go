@@ -99,6 +99,9 @@ func (o *Owner) handleDeclarations(ctx context.Context) error {
 }
 
 func (o *Owner) handleDeclaration(ctx context.Context, d Declaration) error {
+	if d.UID != "" {
+		return o.takeBack(ctx, d)
+	}
 	t, ok := o.topic(d.Topic)
 	switch {
 	case !ok || t.Deleted:
@@ -120,6 +123,30 @@ func (o *Owner) handleDeclaration(ctx context.Context, d Declaration) error {
 	}
 	_, err := o.storeSubscription(ctx, t, d.Subscription)
 	return err
+}
+
+// takeBack takes in a subscription that a service was given once and the registry does not know: it was lost, with the broker.
+func (o *Owner) takeBack(ctx context.Context, d Declaration) error {
+	o.mu.Lock()
+	m := newMerge(o.reg)
+	_, known := o.reg.topics[d.Topic]
+	o.mu.Unlock()
+	m.subscription(outbox.RegistrySubscription{UID: d.UID, Topic: d.Topic, Name: d.Subscription, Created: d.Created})
+	if m.empty() {
+		return nil
+	}
+	if t := m.changed[d.Topic]; !known {
+		t.TopicSettings = d.Settings
+		m.changed[d.Topic] = t
+	}
+	if err := o.change(ctx, m.changedTopics(), nil); err != nil {
+		return err
+	}
+	for _, w := range m.warnings {
+		o.log.Warn("registry", "what", w)
+	}
+	o.merged(m, false)
+	return nil
 }
 
 // storeTopic makes the topic on the broker and then in the store.

@@ -68,7 +68,7 @@ func (a *App) await(ctx context.Context, h *handling, declare bool) (look, error
 			if losses >= 0 {
 				a.log.Warn("waiting for the registry's owner (twostep serve) to register", "topic", h.topic, "subscription", h.subscription)
 			}
-			if err := a.declare(ctx, h); err != nil {
+			if err := a.declare(ctx, h, outbox.RegistrySubscription{}); err != nil {
 				a.log.Warn("declaration not sent; it is repeated", "topic", h.topic, "subscription", h.subscription, "error", err)
 			}
 			asked, losses = now, l.losses
@@ -93,8 +93,9 @@ func (a *App) missing(h *handling, l look) error {
 	}
 }
 
-func (a *App) declare(ctx context.Context, h *handling) error {
-	d := Declaration{Topic: h.topic, Settings: h.settings, Subscription: h.subscription}
+// declare asks the registry's owner for topic and subscription; known is what it answered before, if it did.
+func (a *App) declare(ctx context.Context, h *handling, known outbox.RegistrySubscription) error {
+	d := Declaration{Topic: h.topic, Settings: h.settings, Subscription: h.subscription, UID: known.UID, Created: known.Created}
 	value, err := d.encode()
 	if err != nil {
 		return err
@@ -110,7 +111,17 @@ func (a *App) runUntilRemoved(ctx context.Context, h *handling, l look) error {
 	defer watch.Wait()
 	defer stop()
 	watch.Go(func() {
+		losses := l.losses
 		for {
+			now := a.view.look(h.topic, h.subscription)
+			if now.losses != losses && now.current && a.cfg.Declare == DeclareOn {
+				// The broker lost its state. If the registry is gone with it, nobody else may know this subscription.
+				if err := a.declare(ctx, h, l.sub); err != nil {
+					a.log.Warn("declaration not sent", "topic", h.topic, "subscription", h.subscription, "error", err)
+				} else {
+					losses = now.losses
+				}
+			}
 			removed, changed := a.view.removed(h.topic, l.sub.UID)
 			if removed {
 				a.log.Warn("subscription was removed: its handler stops; what it has parked stays in the database", "topic", h.topic, "subscription", h.subscription, "uid", l.sub.UID)

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/twostep-mq/twostep/adapters/api"
+	"github.com/twostep-mq/twostep/cmd/bank/ledger"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
 )
 
@@ -53,6 +55,46 @@ func TestBrokerFolderDeleted(t *testing.T) {
 	if len(sending.Entries) < 1500 {
 		t.Errorf("only %d transfers were committed", len(sending.Entries))
 	}
+}
+
+// TestServerForgetsEverything deletes the whole data folder, registry and broker, before any outbox has recorded a running service's
+// subscription. The service has it declared again under its own uid, and gets what is sent later.
+func TestServerForgetsEverything(t *testing.T) {
+	t.Parallel()
+	in := startInstallation(t)
+	in.bank(t, "receiver", "b.db")
+	uid := func() string {
+		var topic api.Topic
+		in.cli(t, &topic, "topics", "show", ledger.TransIn.Name())
+		if len(topic.Subscriptions) != 1 {
+			return ""
+		}
+		return topic.Subscriptions[0].UID
+	}
+	before := uid()
+	in.process.terminate(t)
+	credential, err := os.ReadFile(in.broker.CredentialFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(in.data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(in.data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(in.broker.CredentialFile, credential, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in.serve(t)
+	sender := in.bank(t, "sender", "a.db", "--transfers", "50")
+	if code := sender.exit(t, e2eLimit); code != 0 { // it ends when everything is confirmed
+		t.Fatalf("the sender ended with %d", code)
+	}
+	if after := uid(); before == "" || after != before {
+		t.Errorf("the subscription was %q and is %q", before, after)
+	}
+	creditedOnce(t, statement(t, in.open(t, "a.db")), statement(t, in.open(t, "b.db")))
 }
 
 // TestOrderOfKeys has two senders publish transfers to 50 accounts, handlers fail, the relay's process killed and the broker
