@@ -20,6 +20,8 @@ var (
 	ErrFull = errors.New("broker: full")
 	// ErrTooLarge: the broker will never take this message, however often it is sent.
 	ErrTooLarge = errors.New("broker: message too large")
+	// ErrInvalid: the broker has no way to write this name, of a header, a topic, an inbox. A message with it can never be carried.
+	ErrInvalid = errors.New("broker: impossible name")
 	// ErrNoAnswer: nobody answers requests under this name right now.
 	ErrNoAnswer = errors.New("broker: nobody answers")
 	// ErrDisplaced: another reader took the inbox over; see Source.Exclusive.
@@ -40,7 +42,8 @@ type Broker interface {
 
 // Topics makes and removes what messages travel through.
 type Topics interface {
-	// EnsureTopic makes the topic if it is not there and leaves it alone if it is.
+	// EnsureTopic makes the topic if it is not there and leaves it alone if it is; but one that was made by somebody who did not know that
+	// it is Retained becomes that.
 	EnsureTopic(ctx context.Context, t TopicSpec) error
 	// DeleteTopic removes the topic with its messages; an absent one is no error.
 	DeleteTopic(ctx context.Context, topic string) error

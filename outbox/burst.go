@@ -49,7 +49,8 @@ func (b *burst) fire() {
 	b.interval *= 2
 }
 
-// now rings at once, or at the end of a short pause if it has just rung.
+// now rings at once, or at the end of a short pause if it has just rung. It does not wait for the ring: a broker that hangs must not
+// hold up who has just committed.
 func (b *burst) now() {
 	b.mu.Lock()
 	if b.quiet {
@@ -59,8 +60,10 @@ func (b *burst) now() {
 	}
 	b.quiet = true
 	b.mu.Unlock()
-	b.ring()
-	time.AfterFunc(ringEvery, b.pauseOver)
+	go func() {
+		b.ring()
+		time.AfterFunc(ringEvery, b.pauseOver)
+	}()
 }
 
 func (b *burst) pauseOver() {

@@ -55,3 +55,26 @@ func TestBurstOfCommits(t *testing.T) {
 		}
 	})
 }
+
+// TestHangingBellHoldsNobodyUp: the broker hangs. Who commits does not wait for it, and there is one ring under way, not one for each.
+func TestHangingBellHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rings atomic.Int64
+		hang := make(chan struct{})
+		b := newBurst(func() { rings.Add(1); <-hang })
+		began := time.Now()
+		for range 100 {
+			b.now()
+			b.start()
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("100 commits took %v", took)
+		}
+		if n := rings.Load(); n > 2 { // one at once, one of the burst
+			t.Errorf("%d rings under way", n)
+		}
+		close(hang)
+		time.Sleep(time.Hour)
+	})
+}

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -8,7 +9,8 @@ import (
 )
 
 // gaps are row numbers below the scanned ones at which no row was seen yet. Row numbers become visible out of order: a
-// relay that pages by "seq > last" skips what commits late.
+// relay that pages by "seq > last" skips what commits late. They are sorted and do not overlap: after a restore there may be
+// hundreds of thousands.
 type gaps struct{ open []openGap }
 
 type openGap struct {
@@ -35,13 +37,22 @@ func (g *gaps) probe(now time.Time) []Gap {
 	return out
 }
 
+// touching returns the bounds in open of the gaps that [from, to] touches.
+func (g *gaps) touching(from, to int64) (first, end int) {
+	first, _ = slices.BinarySearchFunc(g.open, from, func(o openGap, seq int64) int { return cmp.Compare(o.to, seq) })
+	end = first
+	for end < len(g.open) && g.open[end].from <= to {
+		end++
+	}
+	return first, end
+}
+
 // within returns what is still open of some gaps, in their order.
 func (g *gaps) within(some []Gap, now time.Time) (out []Gap) {
 	for _, s := range some {
-		for _, o := range slices.Backward(g.open) {
-			if from, to := max(o.from, s.From), min(o.to, s.To); from <= to {
-				out = append(out, Gap{From: from, To: to, Age: now.Sub(o.since), Mark: o.mark})
-			}
+		first, end := g.touching(s.From, s.To)
+		for _, o := range slices.Backward(g.open[first:end]) {
+			out = append(out, Gap{From: max(o.from, s.From), To: min(o.to, s.To), Age: now.Sub(o.since), Mark: o.mark})
 		}
 	}
 	return out
@@ -49,30 +60,27 @@ func (g *gaps) within(some []Gap, now time.Time) (out []Gap) {
 
 // fill takes [from, to] out: a row was found there, or never will be.
 func (g *gaps) fill(from, to int64) {
-	var out []openGap
-	for _, o := range g.open {
-		if to < o.from || from > o.to {
-			out = append(out, o)
-			continue
-		}
-		if o.from < from {
-			out = append(out, openGap{o.from, from - 1, o.since, o.mark})
-		}
-		if to < o.to {
-			out = append(out, openGap{to + 1, o.to, o.since, o.mark})
-		}
+	first, end := g.touching(from, to)
+	if first == end {
+		return
 	}
-	g.open = out
+	var left [2]openGap
+	n := 0
+	if o := g.open[first]; o.from < from {
+		left[n] = openGap{o.from, from - 1, o.since, o.mark}
+		n++
+	}
+	if o := g.open[end-1]; to < o.to {
+		left[n] = openGap{to + 1, o.to, o.since, o.mark}
+		n++
+	}
+	g.open = slices.Replace(g.open, first, end, left[:n]...)
 }
 
 // holds reports whether seq lies in an open gap.
 func (g *gaps) holds(seq int64) bool {
-	for _, o := range g.open {
-		if o.from <= seq && seq <= o.to {
-			return true
-		}
-	}
-	return false
+	first, end := g.touching(seq, seq)
+	return first < end
 }
 
 // gapsBelow finds the gaps a relay before left open: zeros of the broker's bitmap up to cursor that are no rows.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -88,5 +89,67 @@ func TestGapsBelow(t *testing.T) {
 		if got := g.text(); got != want {
 			t.Errorf("below %d: %q, want %q", cursor, got, want)
 		}
+	}
+}
+
+// TestGapsAgainstASet fills at random and compares with what a plain set of numbers says.
+func TestGapsAgainstASet(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		var g gaps
+		open := map[int64]bool{}
+		for seq := int64(1); seq < 60; {
+			to := seq + rng.Int64N(4)
+			g.add(seq, to, time.Time{}, "")
+			for ; seq <= to; seq++ {
+				open[seq] = true
+			}
+			seq += 1 + rng.Int64N(3)
+		}
+		for range 20 {
+			from := rng.Int64N(64)
+			to := from + rng.Int64N(6)
+			var within int64
+			for _, w := range g.within([]Gap{{From: from, To: to}}, time.Time{}) {
+				within += w.To - w.From + 1
+			}
+			g.fill(from, to)
+			for seq := from; seq <= to; seq++ {
+				if open[seq] {
+					within--
+				}
+				delete(open, seq)
+			}
+			if within != 0 {
+				t.Fatalf("within %d-%d is off by %d", from, to, within)
+			}
+			for seq := range int64(70) {
+				if g.holds(seq) != open[seq] {
+					t.Fatalf("after filling %d-%d: holds %d is %v; open: %s", from, to, seq, g.holds(seq), g.text())
+				}
+			}
+		}
+	}
+}
+
+// TestManyGapsAreFilledInTime: an outbox that was restored with rows waiting for one subscription among released ones has a gap
+// beside each of them. All are probed within one round of the relay, which shows no life meanwhile.
+func TestManyGapsAreFilledInTime(t *testing.T) {
+	t.Parallel()
+	const many = 100_000
+	rows := roaring64.New()
+	for seq := uint64(2); seq <= 2*many; seq += 2 {
+		rows.Add(seq)
+	}
+	began := time.Now()
+	g := gapsBelow(2*many, roaring64.New(), rows, began, "")
+	for left := g.probe(began); len(left) > 0; left = left[min(probeMost, len(left)):] {
+		for _, asked := range g.within(left[:min(probeMost, len(left))], began) {
+			g.fill(asked.From, asked.To)
+		}
+	}
+	if took := time.Since(began); !g.empty() || took > 4*time.Second {
+		t.Errorf("%d gaps took %v, %d are left", many, took, len(g.open))
 	}
 }

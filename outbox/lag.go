@@ -25,6 +25,11 @@ const (
 	fullPause = time.Second
 	// marksMost of a topic are kept before neighbours are merged.
 	marksMost = 256
+	// refusedPause is how long a topic or an inbox is left alone for which the broker had an error: it must not keep the others from
+	// what they lack.
+	refusedPause = 3 * time.Second
+	// aboutMarker names the marker in lagCheck.later.
+	aboutMarker = "marker"
 )
 
 // lagCheck finds rows that a subscription will not get any more and has not confirmed: the broker says it passed them; then
@@ -37,43 +42,68 @@ type lagCheck struct {
 	marker string
 	sentAt time.Time
 	back   bool
+	// later: topics and inboxes for which the broker had an error, and when to ask about them again.
+	later map[string]time.Time
 }
 
 func (l *lagCheck) missing(topic string) { l.gone[topic] = true }
 
 func (l *lagCheck) arrived(marker string) {
-	if marker == l.marker {
+	if marker != "" && marker == l.marker {
 		l.back = true
 	}
 }
 
-// sendAgain looks for rows that somebody will not get by himself, and sends them to his inbox.
+// sendAgain looks for rows that somebody will not get by himself, and sends them to his inbox. What the broker refuses to one is no
+// error: the others get theirs. An error is the store's, or says that the broker did not answer in time.
 func (r *Relay) sendAgain(ctx context.Context, m *memory, now time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	for _, topic := range sortedKeys(m.lag.gone) {
-		if err := r.broker.EnsureTopic(ctx, r.topicSpec(m, topic)); err != nil {
-			return fmt.Errorf("outbox: make topic %s: %w", topic, err)
-		}
-		delete(m.lag.gone, topic)
+		r.ask(asking, m, "stream of "+topic, now, func(ctx context.Context) error {
+			if err := r.broker.EnsureTopic(ctx, r.topicSpec(m, topic)); err != nil {
+				return fmt.Errorf("outbox: make topic %s: %w", topic, err)
+			}
+			delete(m.lag.gone, topic)
+			return nil
+		})
 	}
 	if now.Sub(m.positionsAt) >= r.cfg.Positions && !m.win.rows.IsEmpty() {
 		m.positionsAt = now
 		for i := range m.win.topics {
-			if err := r.look(ctx, m, &m.win.topics[i]); err != nil {
-				return err
-			}
+			t := &m.win.topics[i]
+			r.ask(asking, m, "readers of "+t.name, now, func(ctx context.Context) error { return r.look(ctx, m, t) })
 		}
 	}
-	if err := r.mark(ctx, m, now); err != nil {
-		return err
-	}
+	r.ask(asking, m, aboutMarker, now, func(ctx context.Context) error { return r.mark(ctx, m, now) })
 	for _, uid := range sortedKeys(m.subs) {
-		if err := r.sendTo(ctx, m, uid, now); err != nil {
+		if now.Before(m.lag.later[uid]) || asking.Err() != nil {
+			continue
+		}
+		ms, seqs, err := r.lacking(ctx, m, uid, now)
+		if err != nil {
 			return err
 		}
+		if len(ms) > 0 {
+			r.ask(asking, m, uid, now, func(ctx context.Context) error { return r.sendTo(ctx, m, uid, seqs, ms, now) })
+		}
+	}
+	if err := asking.Err(); err != nil {
+		return fmt.Errorf("outbox: the broker does not answer: %w", err)
 	}
 	return nil
+}
+
+// ask asks the broker something about one topic or inbox, unless it had an error for it a moment ago.
+func (r *Relay) ask(ctx context.Context, m *memory, about string, now time.Time, fn func(context.Context) error) {
+	if now.Before(m.lag.later[about]) || ctx.Err() != nil {
+		return
+	}
+	delete(m.lag.later, about)
+	if err := fn(ctx); err != nil {
+		m.lag.later[about] = now.Add(refusedPause)
+		r.log.Warn("the broker has an error for one, the others go on; it is tried again", "outbox", m.uuid, "error", err)
+	}
 }
 
 func (r *Relay) topicSpec(m *memory, topic string) broker.TopicSpec {
@@ -179,59 +209,70 @@ func (r *Relay) mark(ctx context.Context, m *memory, now time.Time) error {
 	}
 	m.lag.marker, m.lag.sentAt, m.lag.back = uuid.NewString(), now, false
 	msg := &broker.Message{ID: m.lag.marker, ContentType: markerType, Payload: []byte(m.lag.marker), Time: now}
-	if err := r.sendInbox(ctx, Inbox(m.uuid), []*broker.Message{msg}); err != nil && !errors.Is(err, broker.ErrFull) {
+	if _, err := r.sendInbox(ctx, Inbox(m.uuid), []*broker.Message{msg}); err != nil && !errors.Is(err, broker.ErrFull) {
 		return fmt.Errorf("outbox: marker: %w", err)
 	}
 	return nil
 }
 
-// sendTo sends to one subscription what is due.
-func (r *Relay) sendTo(ctx context.Context, m *memory, uid string, now time.Time) error {
+// lacking reads the rows that are to be sent to one subscription now.
+func (r *Relay) lacking(ctx context.Context, m *memory, uid string, now time.Time) ([]*broker.Message, []int64, error) {
 	c := m.subs[uid]
 	seqs := c.resend.next(now, sendAgainMost, r.cfg.Unanswered, r.cfg.ResendBackoff)
 	if len(seqs) == 0 {
-		return nil
+		return nil, nil, nil
 	}
 	p, err := r.store.Read(ctx, seqs)
 	if err != nil {
-		return fmt.Errorf("outbox: read rows: %w", err)
+		return nil, nil, fmt.Errorf("outbox: read rows: %w", err)
 	}
 	if err := m.sameHistory(&p); err != nil {
-		return err
+		return nil, nil, err
 	}
 	if len(p.Rows) < len(seqs) {
-		return fmt.Errorf("%w: %d of %d", ErrShortDelete, len(seqs)-len(p.Rows), len(seqs))
+		return nil, nil, fmt.Errorf("%w: %d of %d", ErrShortDelete, len(seqs)-len(p.Rows), len(seqs))
 	}
 	ms := make([]*broker.Message, len(p.Rows))
 	for i := range p.Rows {
 		row := &p.Rows[i]
 		ms[i] = r.outgoing(m, row, m.predecessor(row.Seq), c.resend.sent[row.Seq].times+2)
 	}
-	err = r.sendInbox(ctx, SubscriptionInbox(uid), ms)
+	return ms, seqs, nil
+}
+
+// sendTo sends to one subscription what it lacks.
+func (r *Relay) sendTo(ctx context.Context, m *memory, uid string, seqs []int64, ms []*broker.Message, now time.Time) error {
+	c := m.subs[uid]
+	n, err := r.sendInbox(ctx, SubscriptionInbox(uid), ms)
+	sent := seqs[:n]
 	switch {
-	case errors.Is(err, broker.ErrFull):
-		c.resend.fullUntil = now.Add(fullPause)
-	case err != nil:
-		return fmt.Errorf("outbox: send again to %s/%s: %w", c.sub.Topic, c.sub.Name, err)
-	}
-	if err == nil {
+	case err == nil:
+		sent = seqs
 		r.log.Info("sent again", "outbox", m.uuid, "subscription", c.sub.Topic+"/"+c.sub.Name, "rows", len(seqs), "first", seqs[0])
+	case errors.Is(err, broker.ErrFull):
+		sent = seqs
+		c.resend.fullUntil, err = now.Add(fullPause), nil
+	case errors.Is(err, broker.ErrTooLarge) && n < len(seqs):
+		sent = seqs[:n+1] // the others must not wait for it
 	}
-	for _, seq := range seqs {
+	for _, seq := range sent {
 		c.resend.sent[seq] = sentAgain{at: now, times: c.resend.sent[seq].times + 1}
+	}
+	if err != nil {
+		return fmt.Errorf("outbox: send again to %s/%s: %w", c.sub.Topic, c.sub.Name, err)
 	}
 	return nil
 }
 
-// sendInbox makes the inbox where it is missing.
-func (r *Relay) sendInbox(ctx context.Context, inbox string, ms []*broker.Message) error {
-	n, err := r.broker.Send(ctx, inbox, ms)
+// sendInbox makes the inbox where it is missing. n messages are known to be stored.
+func (r *Relay) sendInbox(ctx context.Context, inbox string, ms []*broker.Message) (n int, err error) {
+	n, err = r.broker.Send(ctx, inbox, ms)
 	if !errors.Is(err, broker.ErrNoInbox) {
-		return err
+		return n, err
 	}
 	if err := r.broker.EnsureInbox(ctx, inbox); err != nil {
-		return err
+		return n, err
 	}
-	_, err = r.broker.Send(ctx, inbox, ms[n:])
-	return err
+	more, err := r.broker.Send(ctx, inbox, ms[n:])
+	return n + more, err
 }

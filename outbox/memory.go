@@ -38,11 +38,11 @@ type memory struct {
 	backlog *roaring64.Bitmap
 	pending []*Row
 	flight  map[int64]time.Time
-	// backlogAt is where the next look at the backlog begins.
-	backlogAt int64
-	// pauseUntil follows a failed send. tooLarge rows are held until the relay starts anew.
-	pauseUntil time.Time
-	tooLarge   map[int64]bool
+	// readyRows of the backlog may be published, by topic; a late predecessor of one may have come since.
+	readyRows map[int32]*roaring64.Bitmap
+	// paused topics had a failed send, by index. refused rows, which the broker can never take, are held until the relay starts anew.
+	paused  map[int32]topicPause
+	refused map[int64]bool
 
 	marks map[string][]*mark // by topic
 	// unsaved counts confirmations no checkpoint holds yet; since when.
@@ -74,8 +74,8 @@ func (r *Relay) load(ctx context.Context, now time.Time) (*memory, error) {
 		uuid: snap.UUID, server: snap.Server, win: newWindow(), head: snap.Head,
 		broker: newConfirmer(RegistrySubscription{}), subs: map[string]*confirmer{}, gone: map[string]RegistrySubscription{},
 		topics: map[string]RegistryTopic{}, backlog: roaring64.New(), flight: map[int64]time.Time{},
-		tooLarge: map[int64]bool{}, marks: map[string][]*mark{}, more: true, reportSoon: true,
-		lag: lagCheck{gone: map[string]bool{}, found: map[string]*roaring64.Bitmap{}},
+		readyRows: map[int32]*roaring64.Bitmap{}, paused: map[int32]topicPause{}, refused: map[int64]bool{}, marks: map[string][]*mark{}, more: true, reportSoon: true,
+		lag: lagCheck{gone: map[string]bool{}, found: map[string]*roaring64.Bitmap{}, later: map[string]time.Time{}},
 	}
 	for _, t := range snap.Topics {
 		m.topics[t.Name] = t
@@ -98,6 +98,9 @@ func (r *Relay) load(ctx context.Context, now time.Time) (*memory, error) {
 		m.distrustNumbers()
 	}
 	m.backlog = roaring64.AndNot(m.win.rows, m.broker.bits)
+	for it := m.backlog.Iterator(); it.HasNext(); {
+		m.nowReady(int64(it.Next()))
+	}
 	m.gaps = gapsBelow(m.cursor, m.broker.bits, m.win.rows, now, mark)
 	for _, t := range m.win.topics {
 		if acked := roaring64.And(t.rows, m.broker.bits); !acked.IsEmpty() {
@@ -117,8 +120,9 @@ func (r *Relay) loadRows(ctx context.Context, m *memory) (mark string, err error
 		if p.Server != m.server {
 			return "", ErrServerChanged
 		}
+		mark = p.Mark // the last page's: gaps are looked for when all of them are read
 		if after == 0 {
-			mark, m.counter = p.Mark, p.Counter
+			m.counter = p.Counter
 			if p.Counter != 0 && p.Counter < m.cursor {
 				r.log.Warn("row numbers of the outbox went back: it was emptied or restored", "outbox", m.uuid, "cursor", m.cursor, "now", p.Counter)
 				m.cursor, m.numbersBack = p.Counter, true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,10 +28,9 @@ const (
 	streamStretch = 10
 	streamGap     = 5 * time.Millisecond
 	streamGapMost = 25 * time.Millisecond
-	// readyLook rows of the backlog are looked at in one round.
-	readyLook = 5000
-	// publishPause follows a failed send.
-	publishPause = 200 * time.Millisecond
+	// publishPause follows a failed send to a topic, doubled up to publishPauseMost while they go on failing.
+	publishPause     = 200 * time.Millisecond
+	publishPauseMost = time.Second
 )
 
 // room is how many more rows may be in flight or acknowledged without a checkpoint.
@@ -47,7 +47,7 @@ func (r *Relay) scan(ctx context.Context, m *memory, now time.Time, rung bool) e
 		return r.probe(ctx, m, now)
 	}
 	since := now.Sub(m.scanAt)
-	if (rung || m.more) && since >= m.scanGap || since >= r.cfg.Poll {
+	if (rung || m.more) && since >= r.gapNow(m) || since >= r.cfg.Poll {
 		limit := min(room, 500)
 		began := r.cfg.Now()
 		p, err := r.store.Scan(ctx, m.cursor, limit, true)
@@ -79,13 +79,22 @@ func gapAfter(rows int, more bool, took time.Duration) time.Duration {
 	return min(max(streamGap, streamStretch*took), streamGapMost)
 }
 
+// gapNow is the least time between two scans. Where many rows are known and not published, those found now are put aside and read
+// again later: there is no hurry with that, but other topics and keys may be among them.
+func (r *Relay) gapNow(m *memory) time.Duration {
+	if m.backlog.GetCardinality() > uint64(r.cfg.Batch) {
+		return streamGapMost
+	}
+	return m.scanGap
+}
+
 // probe reads what has appeared in gaps: in all of them, the highest first, since a row just found may have its predecessor in any
 // lower one.
 func (r *Relay) probe(ctx context.Context, m *memory, now time.Time) error {
 	if m.gaps.empty() || now.Sub(m.probeAt) < probeEvery && now.After(m.scanAt) {
 		return nil
 	}
-	m.probeAt = now
+	m.probeAt = time.Time{} // where it fails, the next round probes before it publishes what was scanned
 	for left := m.gaps.probe(now); len(left) > 0; {
 		asked := left[:min(probeMost, len(left))]
 		p, closed, err := r.store.Probe(ctx, asked, probeMost)
@@ -109,6 +118,7 @@ func (r *Relay) probe(ctx context.Context, m *memory, now time.Time) error {
 			left = slices.Concat(m.gaps.within(asked, now), left)
 		}
 	}
+	m.probeAt = now
 	return nil
 }
 
@@ -143,20 +153,23 @@ func (m *memory) queue(row *Row) {
 	}
 }
 
+// topicPause keeps a topic that the broker does not take from slowing the others down.
+type topicPause struct {
+	until time.Time
+	times int
+}
+
 // publish hands pending rows to the broker. Of one key at most one is on its way: a row waits until its predecessor is
 // acknowledged.
 func (r *Relay) publish(ctx context.Context, m *memory, now time.Time) error {
 	r.expire(m, now)
-	if now.Before(m.pauseUntil) {
-		return nil
-	}
-	if err := r.refill(ctx, m); err != nil {
+	if err := r.refill(ctx, m, now); err != nil {
 		return err
 	}
 	var rows []*Row
 	keep := m.pending[:0]
 	for _, row := range m.pending {
-		if m.mayPublish(row.Seq) {
+		if m.mayPublish(row.Seq) && !m.isPaused(m.win.ref(row.Seq).topic, now) {
 			rows = append(rows, row)
 		} else {
 			keep = append(keep, row)
@@ -164,7 +177,9 @@ func (r *Relay) publish(ctx context.Context, m *memory, now time.Time) error {
 	}
 	clear(m.pending[len(keep):])
 	m.pending = keep
-	r.spill(m)
+	r.spill(m, len(rows))
+	// Rows that wait for their predecessor go out as soon as that is acknowledged.
+	r.queue.want(len(m.pending) > 0 || !m.backlog.IsEmpty())
 	if len(rows) == 0 {
 		return nil
 	}
@@ -178,37 +193,42 @@ func (r *Relay) publish(ctx context.Context, m *memory, now time.Time) error {
 	generation := r.generation
 	r.broker.Publish(ctx, ms, func(i int, p broker.Position, err error) {
 		a := ack{generation: generation, seq: rows[i].Seq, topic: topics[i], at: p, err: err}
-		r.queue.push(func(ev *events) { ev.acks = append(ev.acks, a) })
+		r.queue.pushAck(a)
 	})
 	return nil
 }
 
 // spill keeps rows that wait for their predecessors from filling all the room there is: a predecessor that has to be read again
-// would then find none, and one key would hold back all others. What is spilled is read again when it may be published.
-func (r *Relay) spill(m *memory) {
+// would then find none, and one key would hold back all others. What is spilled is read again when it may be published. leaving rows
+// are about to.
+func (r *Relay) spill(m *memory, leaving int) {
 	most := r.cfg.Batch / 2
-	if r.room(m) > 0 || len(m.pending) <= most {
+	if r.room(m)-leaving > r.cfg.Batch/8 || len(m.pending) <= most {
 		return
 	}
 	for _, row := range m.pending[most:] {
-		m.backlog.Add(uint64(row.Seq))
+		m.putBack(row.Seq)
 	}
 	clear(m.pending[most:])
 	m.pending = m.pending[:most]
 }
 
 // refill reads payloads of rows that are known but not at hand: left by a relay before, spilled, or failed to be sent. It takes
-// those that may be published now.
-func (r *Relay) refill(ctx context.Context, m *memory) error {
-	if m.backlog.IsEmpty() {
+// those that may be published now, and some of their successors, so that a key with many rows costs no read for each.
+func (r *Relay) refill(ctx context.Context, m *memory, now time.Time) error {
+	room := min(r.room(m), 500)
+	if room <= 0 || m.backlog.IsEmpty() {
 		return nil
 	}
-	seqs := m.ready(min(r.room(m), 500))
+	seqs := m.ready(room, min(room, r.cfg.Batch/2-len(m.pending)), now)
 	if len(seqs) == 0 {
 		return nil
 	}
 	p, err := r.store.Read(ctx, seqs)
 	if err != nil {
+		for _, seq := range seqs {
+			m.nowReady(seq)
+		}
 		return fmt.Errorf("outbox: read rows: %w", err)
 	}
 	if err := m.sameHistory(&p); err != nil {
@@ -224,27 +244,62 @@ func (r *Relay) refill(ctx context.Context, m *memory) error {
 	return nil
 }
 
-// ready finds up to n rows of the backlog that may be published. It looks at a part of a large backlog and goes on there the next
-// time.
-func (m *memory) ready(n int) (seqs []int64) {
-	if n <= 0 {
-		return nil
+// putBack puts a row into the backlog.
+func (m *memory) putBack(seq int64) {
+	m.backlog.Add(uint64(seq))
+	m.nowReady(seq)
+}
+
+// nowReady notes a row of the backlog that may be published.
+func (m *memory) nowReady(seq int64) {
+	if m.refused[seq] || !m.backlog.Contains(uint64(seq)) || !m.mayPublish(seq) {
+		return
 	}
-	it := m.backlog.Iterator()
-	it.AdvanceIfNeeded(uint64(m.backlogAt))
-	for range readyLook {
-		if !it.HasNext() {
-			m.backlogAt = 0
-			return seqs
+	topic := m.win.ref(seq).topic
+	if m.readyRows[topic] == nil {
+		m.readyRows[topic] = roaring64.New()
+	}
+	m.readyRows[topic].Add(uint64(seq))
+}
+
+// anyReady reports whether rows of the backlog may be published now.
+func (m *memory) anyReady(now time.Time) bool {
+	for topic := range m.readyRows {
+		if !m.isPaused(topic, now) {
+			return true
 		}
-		seq := int64(it.Next())
-		if !m.tooLarge[seq] && m.mayPublish(seq) {
-			seqs = append(seqs, seq)
-			if len(seqs) == n {
-				break
+	}
+	return false
+}
+
+// ready takes up to n rows of the backlog that may be published, the lowest of each topic, and after them as many of their successors
+// as there is room for, no more than ahead.
+func (m *memory) ready(n, ahead int, now time.Time) (seqs []int64) {
+	share := max(1, n/max(1, len(m.readyRows)))
+	for _, topic := range slices.Sorted(maps.Keys(m.readyRows)) {
+		if m.isPaused(topic, now) {
+			continue
+		}
+		rows := m.readyRows[topic]
+		took := []uint64{}
+		for it := rows.Iterator(); it.HasNext() && len(took) < share && len(seqs) < n; {
+			seq := it.Next()
+			took = append(took, seq)
+			if m.backlog.Contains(seq) && m.mayPublish(int64(seq)) { // else a predecessor has come since
+				seqs = append(seqs, int64(seq))
 			}
 		}
-		m.backlogAt = seq + 1
+		for _, seq := range took {
+			rows.Remove(seq)
+		}
+		if rows.IsEmpty() {
+			delete(m.readyRows, topic)
+		}
+	}
+	for i := 0; i < len(seqs) && i < ahead && len(seqs) < n; i++ {
+		if next := m.win.ref(seqs[i]).next; next != 0 && m.backlog.Contains(uint64(next)) && !m.refused[next] {
+			seqs = append(seqs, next)
+		}
 	}
 	return seqs
 }
@@ -252,6 +307,10 @@ func (m *memory) ready(n int) (seqs []int64) {
 func (m *memory) mayPublish(seq int64) bool {
 	ref := m.win.ref(seq)
 	return ref == nil || ref.prev == 0 || m.broker.has(ref.prev)
+}
+
+func (m *memory) isPaused(topic int32, now time.Time) bool {
+	return len(m.paused) > 0 && now.Before(m.paused[topic].until)
 }
 
 // predecessor is the id of the key's nearest unreleased row before seq.
@@ -284,6 +343,10 @@ func (r *Relay) acknowledged(m *memory, a ack, now time.Time) {
 	if !m.broker.confirm(a.seq, ref) {
 		return
 	}
+	delete(m.paused, ref.topic)
+	if ref.next != 0 {
+		m.nowReady(ref.next)
+	}
 	m.note(now)
 	m.unsavedAcks++
 	topic := m.win.topics[ref.topic].name
@@ -297,22 +360,32 @@ func (r *Relay) acknowledged(m *memory, a ack, now time.Time) {
 
 func (r *Relay) unsent(m *memory, a ack, now time.Time) {
 	topic := m.win.topics[a.topic].name
-	m.backlog.Add(uint64(a.seq))
+	defer m.putBack(a.seq)
 	switch {
 	case errors.Is(a.err, broker.ErrTooLarge):
-		if !m.tooLarge[a.seq] {
-			m.tooLarge[a.seq] = true
-			r.log.Error("the broker refuses a message for its size: it is held, and its key with it; raise the broker's limit and restart the relay",
-				"outbox", m.uuid, "seq", a.seq, "topic", topic, "error", a.err)
-		}
+		r.refuseRow(m, a, topic, "the broker refuses a message for its size: it is held, and its key with it; raise the broker's limit and restart the relay")
+		return
+	case errors.Is(a.err, broker.ErrInvalid):
+		r.refuseRow(m, a, topic, "the broker cannot carry a message: it is held, and its key with it; correct its row in twostep_outbox and restart the relay")
 		return
 	case errors.Is(a.err, broker.ErrNoTopic):
 		m.lag.missing(topic)
 	}
-	if now.After(m.pauseUntil) {
-		r.sayUnsent(m, topic, a.err)
+	p := m.paused[a.topic]
+	if now.Before(p.until) {
+		return // of the same send
 	}
-	m.pauseUntil = now.Add(publishPause)
+	r.sayUnsent(m, topic, a.err)
+	p.until = now.Add(min(publishPause<<min(p.times, 10), publishPauseMost))
+	p.times++
+	m.paused[a.topic] = p
+}
+
+func (r *Relay) refuseRow(m *memory, a ack, topic, what string) {
+	if !m.refused[a.seq] {
+		m.refused[a.seq] = true
+		r.log.Error("row is held", "why", what, "outbox", m.uuid, "seq", a.seq, "topic", topic, "error", a.err)
+	}
 }
 
 func (r *Relay) sayUnsent(m *memory, topic string, err error) {
@@ -333,7 +406,7 @@ func (r *Relay) expire(m *memory, now time.Time) {
 	for seq, at := range m.flight {
 		if now.Sub(at) >= r.cfg.PublishTimeout {
 			delete(m.flight, seq)
-			m.backlog.Add(uint64(seq))
+			m.putBack(seq)
 		}
 	}
 }

@@ -25,7 +25,7 @@ type RelayConfig struct {
 	// Poll is how often the table is looked at without a ring of the doorbell (1 s).
 	Poll time.Duration
 	// Batch bounds what another relay might have to publish twice: messages in flight and acknowledged ones that no checkpoint
-	// holds yet (1,000).
+	// holds yet (2,000).
 	Batch int
 	// Linger is how long confirmations are gathered before they are written (100 ms), unless half a batch comes together first.
 	Linger time.Duration
@@ -58,7 +58,7 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	def(&c.PublishTimeout, 15*time.Second)
 	def(&c.ReportEvery, time.Second)
 	if c.Batch == 0 {
-		c.Batch = 1000
+		c.Batch = 2000
 	}
 	if c.Unanswered == 0 {
 		c.Unanswered = 1000
@@ -137,7 +137,16 @@ type queue struct {
 	mu   sync.Mutex
 	ev   events
 	wake chan struct{}
+	// eager: the relay waits for each acknowledgement. soon: a timer runs that wakes for those that came.
+	eager, soon bool
 }
+
+const (
+	// ackGroup acknowledgements wake the relay, or the first of fewer after ackSoon. One wake-up for each costs more than all the
+	// rest that is done for a row.
+	ackGroup = 128
+	ackSoon  = time.Millisecond
+)
 
 type events struct {
 	rung  bool
@@ -164,10 +173,42 @@ func (q *queue) push(f func(*events)) {
 	q.mu.Lock()
 	f(&q.ev)
 	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *queue) signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
+}
+
+// pushAck is push for acknowledgements: most can wait for others.
+func (q *queue) pushAck(a ack) {
+	q.mu.Lock()
+	q.ev.acks = append(q.ev.acks, a)
+	now := q.eager || a.err != nil || len(q.ev.acks) >= ackGroup
+	later := !now && !q.soon
+	q.soon = q.soon || later
+	q.mu.Unlock()
+	switch {
+	case now:
+		q.signal()
+	case later:
+		time.AfterFunc(ackSoon, func() {
+			q.mu.Lock()
+			q.soon = false
+			q.mu.Unlock()
+			q.signal()
+		})
+	}
+}
+
+// want says whether the relay waits for each acknowledgement.
+func (q *queue) want(each bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.eager = each
 }
 
 func (q *queue) ring() { q.push(func(ev *events) { ev.rung = true }) }
@@ -177,6 +218,9 @@ func (q *queue) take() events {
 	defer q.mu.Unlock()
 	ev := q.ev
 	q.ev = events{}
+	if n := len(ev.acks); n > 0 {
+		q.ev.acks = make([]ack, 0, n)
+	}
 	return ev
 }
 

@@ -43,11 +43,15 @@ func (r *Relay) Run(ctx context.Context) error {
 		return fmt.Errorf("outbox: listen to the doorbell: %w", err)
 	}
 	defer stopBell()
+	// A round that waits for the broker when it is time to stop does not end by itself.
+	round, cut := context.WithCancel(work)
+	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, cut) })()
 	var reader reader
 	defer func() { reader.stop() }()
 	var stopAnswers func()
 	for ctx.Err() == nil {
-		next, err := r.Step(work)
+		next, err := r.Step(round)
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("relay round failed; it is tried again", "error", err)
 		}

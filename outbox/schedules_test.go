@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -233,6 +234,46 @@ func TestSchedule16GapsAreProbedAfterTheScan(t *testing.T) {
 	if got, want := g.names[sub.got[2].Prev], "predecessor"; got != want {
 		t.Errorf("the successor names %q, want %q", got, want)
 	}
+}
+
+// cutOff fails to probe once, when it is told to.
+type cutOff struct {
+	outbox.RelayStore
+	once *bool
+}
+
+func (c cutOff) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (outbox.Page, []outbox.Gap, error) {
+	if *c.once {
+		*c.once = false
+		return outbox.Page{}, nil, errors.New("connection reset")
+	}
+	return c.RelayStore.Probe(ctx, gaps, limit)
+}
+
+// TestSchedule16FailedProbeIsRepeated: the scan has brought a successor, the probe fails, and the next round follows at once. It may
+// not publish before it has probed.
+func TestSchedule16FailedProbeIsRepeated(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, outboxmem.Config{})
+	var fail bool
+	g.dbOf = func(s outbox.RelayStore) outbox.RelayStore { return cutOff{s, &fail} }
+	sub := g.reader("pay", "accounts")
+	g.announce(g.topic("pay", sub))
+	r := g.relay("r1")
+	tx := g.open(g.message("pay", "k", "predecessor"))
+	g.commit(g.message("pay", "", "other"))
+	r.run(time.Second)
+	g.must(tx.Commit())
+	g.commit(g.message("pay", "k", "successor"))
+	fail = true
+	g.must(r.Ring(g.ctx, ""))
+	if err := r.step(); err == nil || fail {
+		t.Fatal("the gap was not probed")
+	}
+	g.pass(time.Millisecond)
+	g.must(r.step())
+	r.run(time.Second, sub)
+	sub.demandExecuted("other", "predecessor", "successor")
 }
 
 // TestSchedule16EveryGapIsProbed: there are more gaps than one read asks about, and more rows in them than one read brings. The

@@ -200,9 +200,11 @@ func (r *Relay) due(m *memory, now time.Time) time.Time {
 			next = t
 		}
 	}
-	sooner(m.scanAt.Add(r.cfg.Poll))
-	if m.more && r.room(m) > 0 {
-		sooner(m.scanAt.Add(m.scanGap))
+	if r.room(m) > 0 { // else an acknowledgement comes first, and wakes us
+		sooner(m.scanAt.Add(r.cfg.Poll))
+		if m.more {
+			sooner(m.scanAt.Add(r.gapNow(m)))
+		}
 	}
 	if !m.gaps.empty() {
 		sooner(m.probeAt.Add(probeEvery))
@@ -210,14 +212,19 @@ func (r *Relay) due(m *memory, now time.Time) time.Time {
 	if m.unsaved > 0 || len(m.settle) > 0 || m.registryDirty {
 		sooner(m.unsavedSince.Add(r.cfg.Linger))
 	}
-	if len(m.pending) > 0 || m.backlog.GetCardinality() > uint64(len(m.tooLarge)) {
-		sooner(laterOf(m.pauseUntil, now.Add(5*time.Millisecond)))
+	if r.room(m) > 0 && m.anyReady(now) {
+		sooner(now.Add(scanEvery))
+	}
+	for _, p := range m.paused {
+		if p.until.After(now) {
+			sooner(p.until)
+		}
 	}
 	if !m.win.rows.IsEmpty() {
 		sooner(laterOf(m.positionsAt.Add(r.cfg.Positions), m.brokerAt))
 	}
 	if m.lag.back {
-		sooner(laterOf(now, m.brokerAt))
+		sooner(laterOf(m.lag.later[aboutMarker], m.brokerAt))
 	}
 	sooner(laterOf(m.reportLookAt.Add(r.cfg.ReportEvery), m.brokerAt))
 	return laterOf(next, now)

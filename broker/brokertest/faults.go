@@ -10,7 +10,7 @@ import (
 )
 
 // soon is how long after a fault everything flows again.
-const soon = 3 * time.Second
+const soon = 10 * time.Second
 
 func testRestart(t *testing.T, h Harness) {
 	if h.Restart == nil {

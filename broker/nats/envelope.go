@@ -101,7 +101,7 @@ func checkHeaderName(name string) error {
 		ok = c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("!#$&'*+-.^_`|~", c) >= 0
 	}
 	if !ok {
-		return fmt.Errorf("broker/nats: header name %q: use lower-case letters, digits and - . _; ce-, twostep-, nats- and content-type are taken", name)
+		return fmt.Errorf("%w: header name %q: use lower-case letters, digits and - . _; ce-, twostep-, nats- and content-type are taken", broker.ErrInvalid, name)
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ import (
 type identities struct {
 	mu    sync.Mutex
 	known map[string]*identity
+	// mute are topics whose streams did not answer, and until when not to ask again.
+	mute map[string]time.Time
 }
 
 type identity struct {
@@ -25,7 +27,23 @@ type identity struct {
 	last uint64
 }
 
-func newIdentities() *identities { return &identities{known: map[string]*identity{}} }
+func newIdentities() *identities {
+	return &identities{known: map[string]*identity{}, mute: map[string]time.Time{}}
+}
+
+// unanswered notes that the topic's stream did not answer.
+func (s *identities) unanswered(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute[topic] = time.Now().Add(silentPause)
+}
+
+// silent reports whether the topic's stream did not answer a moment ago.
+func (s *identities) silent(topic string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Before(s.mute[topic])
+}
 
 func (s *identities) of(topic string) (stream string, known bool) {
 	s.mu.Lock()
@@ -68,6 +86,7 @@ func (s *identities) learn(topic, stream string) {
 	if known := s.known[topic]; known == nil || known.stream != stream {
 		s.known[topic] = &identity{stream: stream}
 	}
+	delete(s.mute, topic)
 }
 
 // acknowledged checks an offset against those before it: one that is not higher may belong to a stream made anew (or two
@@ -96,6 +115,7 @@ func (s *identities) forgetAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.known)
+	clear(s.mute)
 }
 
 // streamID names an incarnation: a stream that was made anew has another time of creation.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/twostep-mq/twostep/broker"
 )
 
 // Names on the broker are fixed by docs/reference.md, "Broker names (NATS)".
@@ -19,7 +21,7 @@ type names struct{ prefix string }
 
 func checkName(what, name string) error {
 	if !namePattern.MatchString(name) || len(name) > 200 {
-		return fmt.Errorf("broker/nats: %s %q: use tokens of A-Z a-z 0-9 _ - joined by dots, 200 bytes at most", what, name)
+		return fmt.Errorf("%w: %s %q: use tokens of A-Z a-z 0-9 _ - joined by dots, 200 bytes at most", broker.ErrInvalid, what, name)
 	}
 	return nil
 }

@@ -12,18 +12,27 @@ import (
 	"github.com/twostep-mq/twostep/broker"
 )
 
+const (
+	// lookupWait bounds what one Publish waits for the stream of a topic that it does not know; lookups do so at most.
+	lookupWait = time.Second
+	lookups    = 2
+	// silentPause is how long Publish does not ask again about a topic whose stream did not answer, as one without a leader: the other
+	// topics would wait for it each time.
+	silentPause = 10 * time.Second
+)
+
+// errSilent: the stream of the topic, or of others before it, did not answer a moment ago.
+var errSilent = errors.New("broker/nats: streams do not answer")
+
 // Publish sends messages to their topics, in order and without waiting for each other's acknowledgement. While the
 // connection is lost it waits for up to Config.AckTimeout before it gives up on the messages. done may be called before
 // Publish returns, also by this goroutine, and must not block.
 func (b *Broker) Publish(ctx context.Context, ms []*broker.Message, done func(i int, p broker.Position, err error)) {
 	env := newEnvelope()
 	var msg nats.Msg // nats.go copies it into its buffer
-	wait := b.cfg.AckTimeout
+	streams := lookup{b: b, wait: b.cfg.AckTimeout}
 	for i, m := range ms {
-		at, err := b.ready(ctx, m.Topic, wait)
-		if errors.Is(err, errNotConnected) {
-			wait = 0 // the others have waited with this one
-		}
+		at, err := streams.of(ctx, m.Topic)
 		if err == nil {
 			msg.Header, err = env.encode(m)
 		}
@@ -48,18 +57,54 @@ func (b *Broker) Publish(ctx context.Context, ms []*broker.Message, done func(i 
 	}
 }
 
-// ready waits for the connection and returns the incarnation of the topic's stream.
-func (b *Broker) ready(ctx context.Context, topic string, wait time.Duration) (stream string, err error) {
-	if b.isClosed() {
+// lookup tells the incarnations of the streams of one Publish. What one message has waited for in vain, the others do not wait for
+// again.
+type lookup struct {
+	b      *Broker
+	wait   time.Duration // for the connection
+	failed map[string]error
+	silent int // topics that did not answer
+}
+
+func (l *lookup) of(ctx context.Context, topic string) (stream string, err error) {
+	if err := l.failed[topic]; err != nil {
+		return "", err
+	}
+	if l.b.isClosed() {
 		return "", broker.ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	if err := b.waitConnected(ctx, wait); err != nil {
+	if err := l.b.waitConnected(ctx, l.wait); err != nil {
+		l.wait = 0
 		return "", err
 	}
-	return b.incarnation(ctx, topic)
+	if stream, known := l.b.ids.of(topic); known {
+		return stream, nil
+	}
+	stream, err = l.ask(ctx, topic)
+	if err != nil {
+		if l.failed == nil {
+			l.failed = map[string]error{}
+		}
+		l.failed[topic] = err
+	}
+	return stream, err
+}
+
+func (l *lookup) ask(ctx context.Context, topic string) (string, error) {
+	if l.silent >= lookups || l.b.ids.silent(topic) {
+		return "", errSilent
+	}
+	asking, cancel := context.WithTimeout(ctx, lookupWait)
+	defer cancel()
+	stream, err := l.b.incarnation(asking, topic)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		l.b.ids.unanswered(topic)
+		l.silent++
+	}
+	return stream, err
 }
 
 // Send puts messages into an inbox and waits for the acknowledgements. If one in the middle is refused, later ones may be

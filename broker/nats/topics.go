@@ -27,12 +27,22 @@ const (
 )
 
 // EnsureTopic makes the topic's stream: in a file, Limits retention, the oldest dropped when it is full, or refusing
-// new messages, and dropping those of a week, if the topic is Retained. A stream that is there is left as it is.
+// new messages, and dropping those of a week, if the topic is Retained. A stream that is there is left as it is, unless a reader or a
+// relay that did not know of the retention was first, as after the broker was wiped.
 func (b *Broker) EnsureTopic(ctx context.Context, t broker.TopicSpec) error {
 	if err := checkName("topic", t.Name); err != nil {
 		return err
 	}
-	if _, err := b.ensureTopicStream(ctx, t); err != nil {
+	stream, err := b.ensureTopicStream(ctx, t)
+	if err == nil && t.Retained && stream.Config.Discard != jetstream.DiscardNew {
+		cfg := stream.Config
+		cfg.Discard, cfg.MaxAge = jetstream.DiscardNew, retainedMaxAge
+		err = b.api(ctx, func(ctx context.Context) error {
+			_, err := b.js.UpdateStream(ctx, cfg)
+			return err
+		})
+	}
+	if err != nil {
 		return fmt.Errorf("broker/nats: make topic %q: %w", t.Name, err)
 	}
 	return nil

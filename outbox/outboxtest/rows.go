@@ -128,20 +128,21 @@ func release(t *testing.T, d Database, l outbox.Lease, rows ...outbox.Row) {
 }
 
 func testGaps(t *testing.T, h Harness) {
-	// Rows 1–10 (or what the database numbers them) without the 3rd, the 4th and the 8th.
-	open := func(t *testing.T) (Database, []outbox.Row) {
-		d := h.Open(t)
+	// Rows 1–10 (or what the database numbers them) without the 3rd, the 4th and the 8th. gap has the mark of a scan, as a relay's has.
+	open := func(t *testing.T) (d Database, rows []outbox.Row, gap func(from, to outbox.Row) outbox.Gap) {
+		d = h.Open(t)
 		publishN(t, d, 10)
-		rows := scanAll(t, d)
+		rows = scanAll(t, d)
 		release(t, d, take(t, d, "r"), rows[2], rows[3], rows[7])
-		return d, rows
-	}
-	gap := func(from, to outbox.Row) outbox.Gap {
-		return outbox.Gap{From: from.Seq, To: to.Seq, Age: h.GapAge, Mark: "m"}
+		p, err := d.Relay.Scan(testContext(t), 0, 10, true)
+		must(t, err)
+		return d, rows, func(from, to outbox.Row) outbox.Gap {
+			return outbox.Gap{From: from.Seq, To: to.Seq, Age: h.GapAge, Mark: p.Mark}
+		}
 	}
 
 	t.Run("what is gone is closed, what is there is found", func(t *testing.T) {
-		d, rows := open(t)
+		d, rows, gap := open(t)
 		found, closed := probe(t, h, d, []outbox.Gap{gap(rows[1], rows[5]), gap(rows[7], rows[7])}, 100)
 		if !reflect.DeepEqual(ids(found), ids([]outbox.Row{rows[1], rows[4], rows[5]})) {
 			t.Errorf("found %v", ids(found))
@@ -153,7 +154,7 @@ func testGaps(t *testing.T, h Harness) {
 	})
 
 	t.Run("a probe that is cut off closes nothing behind the cut", func(t *testing.T) {
-		d, rows := open(t)
+		d, rows, gap := open(t)
 		found, closed := probe(t, h, d, []outbox.Gap{gap(rows[0], rows[9])}, 3)
 		if !reflect.DeepEqual(ids(found), ids([]outbox.Row{rows[0], rows[1], rows[4]})) {
 			t.Errorf("found %v", ids(found))
@@ -164,7 +165,7 @@ func testGaps(t *testing.T, h Harness) {
 	})
 
 	t.Run("nothing asked, nothing told", func(t *testing.T) {
-		d, _ := open(t)
+		d, _, _ := open(t)
 		if found, closed := probe(t, h, d, nil, 10); len(found) != 0 || len(closed) != 0 {
 			t.Errorf("found %v, closed %v", found, closed)
 		}
