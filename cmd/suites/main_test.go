@@ -30,7 +30,7 @@ func TestSummarize(t *testing.T) {
 		want     []string
 		never    string
 	}{
-		{"passing", passing, true, []string{"ok   m/a", "skipped TestB: a_test.go:3: needs TWOSTEP_LONG=1", "1 suites, 1 tests passed, 1 skipped, 0 suites failed", "without tests: none"}, "noise"},
+		{"passing", passing, true, []string{"ok   m/a", "skipped TestB: needs TWOSTEP_LONG=1", "1 suites, 1 tests passed, 1 skipped, 0 suites failed", "without tests: none"}, "noise"},
 		{"failing", failing, false, []string{"FAIL m/b", "the cause", "FAILED: m/b"}, "noise"},
 		{"broken build", broken, false, []string{"syntax error", "FAILED: m/c"}, ""},
 		{"nothing ran", "", false, []string{"0 suites"}, ""},

@@ -40,7 +40,7 @@ local commits, with nothing that connects them.`,
 			run:  benchPublish,
 		},
 		{
-			name: "relay", transfers: 100_000, short: "A filled outbox emptied into the broker against publishing the same rows",
+			name: "relay", transfers: 300_000, short: "A filled outbox emptied into the broker against publishing the same rows",
 			long: `The relay publishes a filled outbox, notes the acknowledgements and deletes the rows (a topic with
 delivery: broker). The bare side reads the same rows from the same table and publishes them, with the
 same number in flight and no bookkeeping.`,

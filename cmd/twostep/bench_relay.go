@@ -13,7 +13,7 @@ import (
 )
 
 // benchRelayInFlight is the relay's default of unacknowledged messages; the bare side gets the same.
-const benchRelayInFlight = 1000
+const benchRelayInFlight = 2000
 
 // benchRelay measures how fast a filled outbox is published and its rows deleted, against publishing the same rows.
 func benchRelay(ctx context.Context, r *benchRig, o benchOptions) (forms map[string]benchFigures, err error) {

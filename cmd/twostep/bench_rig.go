@@ -20,13 +20,12 @@ import (
 
 // benchRig is everything that is measured, in one process: two banks, the embedded broker and the registry between them.
 type benchRig struct {
-	dir       string
-	temporary bool
-	a, b      *benchBank
-	store     *sqlite.Outbox // the outbox of bank a
-	books     benchBooks
-	server    *embedded.Server
-	broker    *benchBroker
+	dir    string
+	a, b   *benchBank
+	store  *sqlite.Outbox // the outbox of bank a
+	books  benchBooks
+	server *embedded.Server
+	broker *benchBroker
 
 	services *errgroup.Group // registry owner, relay, app
 	stop     context.CancelFunc
