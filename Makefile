@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 # SQLite is C.
 export CGO_ENABLED := 1
 
-.PHONY: help build fmt check format vet lint race vuln tidy test test-all fuzz
+.PHONY: help build fmt check format vet lint race vuln tidy test test-all fuzz services services-stop
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -47,3 +47,9 @@ test-all: ## the long matrix: all seeds, every crash point
 
 fuzz: ## every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+services: ## PostgreSQL and MariaDB for the tests, on loopback, in .services/; then: eval "$$(scripts/services.sh env)"
+	scripts/services.sh start
+
+services-stop: ## stop exactly those
+	scripts/services.sh stop

@@ -26,7 +26,23 @@ suites() { # suites LABEL FLAGS... -- PACKAGES...
 	go test -json "${flags[@]}" "$@" | go run ./cmd/suites "$label"
 }
 
+# Real servers for the suites that need them. Where they cannot run, those suites are skipped, and the summary says so.
+services() {
+	if [ "${TWOSTEP_SERVERS:-start}" = off ]; then
+		echo "== database servers: not started (TWOSTEP_SERVERS=off)"
+		return 0
+	fi
+	echo "== database servers"
+	if ! scripts/services.sh start; then
+		echo "not every server runs: what needs the missing one is skipped (see above for what to do)"
+	fi
+	local settings
+	settings="$(scripts/services.sh env)" && eval "$settings"
+	trap 'scripts/services.sh stop' EXIT
+}
+
 mapfile -t all < <(go list ./...)
+services
 case "$mode" in
 test)
 	echo "== go vet"
@@ -36,16 +52,17 @@ test)
 	mapfile -t raced < <(printf '%s\n' "${all[@]}" | grep -vE "$no_race" || true)
 	mapfile -t plain < <(printf '%s\n' "${all[@]}" | grep -E "$no_race" || true)
 	status=0
-	suites "race detector on" -race -timeout 10m -- "${raced[@]}" || status=1
-	suites "race detector off" -timeout 10m -- "${plain[@]}" || status=1
+	# One package at a time: the suites start processes and servers of their own, and two cores are soon busy.
+	suites "race detector on" -race -p 1 -timeout 10m -- "${raced[@]}" || status=1
+	suites "race detector off" -p 1 -timeout 10m -- "${plain[@]}" || status=1
 	exit "$status"
 	;;
 race)
-	suites "race detector on" -race -timeout 20m -- "${all[@]}"
+	suites "race detector on" -race -p 1 -timeout 20m -- "${all[@]}"
 	;;
 long)
 	export TWOSTEP_LONG=1
-	suites "long" -timeout 3h -count=1 -- "${all[@]}"
+	suites "long" -p 1 -timeout 3h -count=1 -- "${all[@]}"
 	;;
 *)
 	echo "scripts/test.sh: unknown mode $mode: use test, race or long" >&2
