@@ -4,14 +4,19 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/twostep-mq/twostep/broker"
 )
 
-// positionReads bounds the requests that Positions has running at a time.
-const positionReads = 8
+const (
+	// positionReads bounds the requests that Positions has running at a time.
+	positionReads = 8
+	// countedAfter is when a reader that seems to have nothing to do is asked again.
+	countedAfter = 20 * time.Millisecond
+)
 
 // Positions reads the stream first and then each consumer. The order matters: a consumer with nothing pending and nothing
 // unacknowledged has settled everything up to the last offset that the stream had before, and its own floor stays behind
@@ -99,9 +104,23 @@ func floorOf(ctx context.Context, stream jetstream.Stream, uid string, last uint
 		return 0, false, fmt.Errorf("subscription %s: %w", uid, err)
 	}
 	info := c.CachedInfo()
+	if idle(info) && info.AckFloor.Stream < last {
+		// The server counts a message as pending a moment after it has acknowledged it to its sender.
+		pause(ctx, countedAfter)
+		info, err = c.Info(ctx)
+		if noConsumer(err) || noStream(err) {
+			return 0, false, nil
+		}
+		if err != nil {
+			return 0, false, fmt.Errorf("subscription %s: %w", uid, err)
+		}
+	}
 	floor = info.AckFloor.Stream
-	if info.NumPending == 0 && info.NumAckPending == 0 {
+	if idle(info) {
 		floor = max(floor, last)
 	}
 	return floor, true, nil
 }
+
+// idle reports whether the consumer has nothing to deliver and waits for no acknowledgement.
+func idle(info *jetstream.ConsumerInfo) bool { return info.NumPending == 0 && info.NumAckPending == 0 }
