@@ -493,3 +493,21 @@ func FuzzOwnerState(f *testing.F) {
 		_ = c.see()
 	})
 }
+
+// TestOwnerAnswersAnOlderHead: a server that was stopped in the middle of an announcement puts an older head over ours when it goes
+// on. Relays that start then must not be left with it.
+func TestOwnerAnswersAnOlderHead(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t, memory.NewRegistry("owner-1"))
+	c.watch()
+	c.declare(topics.Declaration{Topic: "bank.trans-in", Settings: keyed(), Subscription: "accounts"})
+	_ = c.see()
+	head := c.head()
+	older := head
+	older.Version--
+	c.put(outbox.StateHead, older)
+	_ = c.see()
+	if got := c.head(); got.Version < head.Version {
+		t.Errorf("the head is left at version %d, it was %d", got.Version, head.Version)
+	}
+}
