@@ -222,22 +222,16 @@ func (r *Relay) lacking(ctx context.Context, m *memory, uid string, now time.Tim
 	if len(seqs) == 0 {
 		return nil, nil, nil
 	}
-	p, err := r.store.Read(ctx, seqs)
+	p, err := r.read(ctx, m, seqs)
 	if err != nil {
-		return nil, nil, fmt.Errorf("outbox: read rows: %w", err)
-	}
-	if err := m.sameHistory(&p); err != nil {
 		return nil, nil, err
-	}
-	if len(p.Rows) < len(seqs) {
-		return nil, nil, fmt.Errorf("%w: %d of %d", ErrShortDelete, len(seqs)-len(p.Rows), len(seqs))
 	}
 	ms := make([]*broker.Message, len(p.Rows))
 	for i := range p.Rows {
 		row := &p.Rows[i]
 		ms[i] = r.outgoing(m, row, m.predecessor(row.Seq), c.resend.sent[row.Seq].times+2)
 	}
-	return ms, seqs, nil
+	return ms, seqs[:len(ms)], nil
 }
 
 // sendTo sends to one subscription what it lacks.

@@ -37,7 +37,11 @@ type memory struct {
 	// order), flight (handed to the broker).
 	backlog *roaring64.Bitmap
 	pending []*Row
-	flight  map[int64]time.Time
+	flight  map[int64]inFlight
+	// bytes of payloads at hand: of pending rows and of those in flight.
+	bytes int
+	// pageRows to read next with their payloads.
+	pageRows int
 	// readyRows of the backlog may be published, by topic; a late predecessor of one may have come since.
 	readyRows map[int32]*roaring64.Bitmap
 	// paused topics had a failed send, by index. refused rows, which the broker can never take, are held until the relay starts anew.
@@ -73,7 +77,7 @@ func (r *Relay) load(ctx context.Context, now time.Time) (*memory, error) {
 	m := &memory{
 		uuid: snap.UUID, server: snap.Server, win: newWindow(), head: snap.Head,
 		broker: newConfirmer(RegistrySubscription{}), subs: map[string]*confirmer{}, gone: map[string]RegistrySubscription{},
-		topics: map[string]RegistryTopic{}, backlog: roaring64.New(), flight: map[int64]time.Time{},
+		topics: map[string]RegistryTopic{}, backlog: roaring64.New(), flight: map[int64]inFlight{}, pageRows: pageRowsMost,
 		readyRows: map[int32]*roaring64.Bitmap{}, paused: map[int32]topicPause{}, refused: map[int64]bool{}, marks: map[string][]*mark{}, more: true, reportSoon: true,
 		lag: lagCheck{gone: map[string]bool{}, found: map[string]*roaring64.Bitmap{}, later: map[string]time.Time{}},
 	}

@@ -35,6 +35,9 @@ const (
 
 // room is how many more rows may be in flight or acknowledged without a checkpoint.
 func (r *Relay) room(m *memory) int {
+	if m.bytes >= r.cfg.BatchBytes {
+		return 0
+	}
 	return r.cfg.Batch - len(m.flight) - m.unsavedAcks - len(m.pending)
 }
 
@@ -48,7 +51,7 @@ func (r *Relay) scan(ctx context.Context, m *memory, now time.Time, rung bool) e
 	}
 	since := now.Sub(m.scanAt)
 	if (rung || m.more) && since >= r.gapNow(m) || since >= r.cfg.Poll {
-		limit := min(room, 500)
+		limit := min(room, m.pageRows)
 		began := r.cfg.Now()
 		p, err := r.store.Scan(ctx, m.cursor, limit, true)
 		if err != nil {
@@ -57,7 +60,8 @@ func (r *Relay) scan(ctx context.Context, m *memory, now time.Time, rung bool) e
 		if err := m.sameHistory(&p); err != nil {
 			return err
 		}
-		m.scanAt, m.more = now, len(p.Rows) == limit
+		m.scanAt, m.more = now, p.Cut || len(p.Rows) == limit
+		m.pageRows = nextPageRows(m.pageRows, &p)
 		m.scanGap = gapAfter(len(p.Rows), m.more, r.cfg.Now().Sub(began))
 		for i := range p.Rows {
 			row := &p.Rows[i]
@@ -69,6 +73,18 @@ func (r *Relay) scan(ctx context.Context, m *memory, now time.Time, rung bool) e
 		m.more = true
 	}
 	return r.probe(ctx, m, now)
+}
+
+// pageRowsMost rows are read at a time with their payloads.
+const pageRowsMost = 500
+
+// nextPageRows is how many rows to ask for next: as many as a page held where it was cut, or else more again. Servers send what was asked
+// for, also where the reader stops in between.
+func nextPageRows(last int, p *Page) int {
+	if p.Cut {
+		return len(p.Rows)
+	}
+	return min(2*last, pageRowsMost)
 }
 
 // gapAfter is how long to wait after a scan that found so many rows and took so long; more: there were others behind them.
@@ -114,7 +130,7 @@ func (r *Relay) probe(ctx context.Context, m *memory, now time.Time) error {
 			m.broker.dirty = true
 		}
 		left = left[len(asked):]
-		if len(p.Rows) >= probeMost { // there may be more in these
+		if p.Cut || len(p.Rows) >= probeMost { // there may be more in these
 			left = slices.Concat(m.gaps.within(asked, now), left)
 		}
 	}
@@ -150,6 +166,7 @@ func (m *memory) queue(row *Row) {
 	i, there := slices.BinarySearchFunc(m.pending, row.Seq, func(p *Row, seq int64) int { return int(p.Seq - seq) })
 	if !there {
 		m.pending = slices.Insert(m.pending, i, row)
+		m.bytes += len(row.Payload)
 	}
 }
 
@@ -186,7 +203,7 @@ func (r *Relay) publish(ctx context.Context, m *memory, now time.Time) error {
 	ms := make([]*broker.Message, len(rows))
 	topics := make([]int32, len(rows))
 	for i, row := range rows {
-		m.flight[row.Seq] = now
+		m.flight[row.Seq] = inFlight{now, len(row.Payload)}
 		topics[i] = m.win.ref(row.Seq).topic
 		ms[i] = r.outgoing(m, row, m.predecessor(row.Seq), 1)
 	}
@@ -202,21 +219,26 @@ func (r *Relay) publish(ctx context.Context, m *memory, now time.Time) error {
 // would then find none, and one key would hold back all others. What is spilled is read again when it may be published. leaving rows
 // are about to.
 func (r *Relay) spill(m *memory, leaving int) {
-	most := r.cfg.Batch / 2
-	if r.room(m)-leaving > r.cfg.Batch/8 || len(m.pending) <= most {
+	if r.room(m)-leaving > r.cfg.Batch/8 {
 		return
 	}
-	for _, row := range m.pending[most:] {
+	stay, bytes := 0, 0
+	for stay < min(len(m.pending), r.cfg.Batch/2) && bytes < r.cfg.BatchBytes/2 {
+		bytes += len(m.pending[stay].Payload)
+		stay++
+	}
+	for _, row := range m.pending[stay:] {
+		m.bytes -= len(row.Payload)
 		m.putBack(row.Seq)
 	}
-	clear(m.pending[most:])
-	m.pending = m.pending[:most]
+	clear(m.pending[stay:])
+	m.pending = m.pending[:stay]
 }
 
 // refill reads payloads of rows that are known but not at hand: left by a relay before, spilled, or failed to be sent. It takes
 // those that may be published now, and some of their successors, so that a key with many rows costs no read for each.
 func (r *Relay) refill(ctx context.Context, m *memory, now time.Time) error {
-	room := min(r.room(m), 500)
+	room := min(r.room(m), m.pageRows)
 	if room <= 0 || m.backlog.IsEmpty() {
 		return nil
 	}
@@ -224,24 +246,40 @@ func (r *Relay) refill(ctx context.Context, m *memory, now time.Time) error {
 	if len(seqs) == 0 {
 		return nil
 	}
-	p, err := r.store.Read(ctx, seqs)
-	if err != nil {
-		for _, seq := range seqs {
-			m.nowReady(seq)
-		}
-		return fmt.Errorf("outbox: read rows: %w", err)
+	slices.Sort(seqs)
+	p, err := r.read(ctx, m, seqs)
+	for _, seq := range seqs[len(p.Rows):] {
+		m.nowReady(seq)
 	}
-	if err := m.sameHistory(&p); err != nil {
+	if err != nil {
 		return err
 	}
-	if len(p.Rows) < len(seqs) {
-		return fmt.Errorf("%w: %d of %d", ErrShortDelete, len(seqs)-len(p.Rows), len(seqs))
-	}
+	m.pageRows = nextPageRows(m.pageRows, &p)
 	for i := range p.Rows {
 		m.backlog.Remove(uint64(p.Rows[i].Seq))
 		m.queue(&p.Rows[i])
 	}
 	return nil
+}
+
+// read reads rows with their payloads: the first ones of seqs, which are in order, as many as a page holds.
+func (r *Relay) read(ctx context.Context, m *memory, seqs []int64) (Page, error) {
+	p, err := r.store.Read(ctx, seqs)
+	if err != nil {
+		return Page{}, fmt.Errorf("outbox: read rows: %w", err)
+	}
+	if err := m.sameHistory(&p); err != nil {
+		return Page{}, err
+	}
+	for i := range p.Rows {
+		if p.Rows[i].Seq != seqs[i] {
+			return Page{}, fmt.Errorf("%w: row %d", ErrShortDelete, seqs[i])
+		}
+	}
+	if !p.Cut && len(p.Rows) < len(seqs) {
+		return Page{}, fmt.Errorf("%w: row %d", ErrShortDelete, seqs[len(p.Rows)])
+	}
+	return p, nil
 }
 
 // putBack puts a row into the backlog.
@@ -335,7 +373,7 @@ func (r *Relay) acknowledged(m *memory, a ack, now time.Time) {
 	if _, ok := m.flight[a.seq]; !ok || ref == nil {
 		return // it expired, and will be published again
 	}
-	delete(m.flight, a.seq)
+	m.landed(a.seq)
 	if a.err != nil {
 		r.unsent(m, a, now)
 		return
@@ -356,6 +394,18 @@ func (r *Relay) acknowledged(m *memory, a ack, now time.Time) {
 	}
 	marks = m.marks[topic]
 	marks[len(marks)-1].add(a.seq, a.at)
+}
+
+// inFlight is a row that was handed to the broker.
+type inFlight struct {
+	at   time.Time
+	size int // of its payload
+}
+
+// landed takes a row out of flight.
+func (m *memory) landed(seq int64) {
+	m.bytes -= m.flight[seq].size
+	delete(m.flight, seq)
 }
 
 func (r *Relay) unsent(m *memory, a ack, now time.Time) {
@@ -403,9 +453,9 @@ func (r *Relay) expire(m *memory, now time.Time) {
 		return
 	}
 	m.expireAt = now
-	for seq, at := range m.flight {
-		if now.Sub(at) >= r.cfg.PublishTimeout {
-			delete(m.flight, seq)
+	for seq, sent := range m.flight {
+		if now.Sub(sent.at) >= r.cfg.PublishTimeout {
+			m.landed(seq)
 			m.putBack(seq)
 		}
 	}

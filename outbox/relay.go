@@ -27,6 +27,8 @@ type RelayConfig struct {
 	// Batch bounds what another relay might have to publish twice: messages in flight and acknowledged ones that no checkpoint
 	// holds yet (2,000).
 	Batch int
+	// BatchBytes bounds the payloads the relay holds, in bytes; a page (PageBytes) may come on top. 0: 32 MiB.
+	BatchBytes int
 	// Linger is how long confirmations are gathered before they are written (100 ms), unless half a batch comes together first.
 	Linger time.Duration
 	// Positions is how often the broker is asked how far subscriptions are while rows wait for them (1 s).
@@ -59,6 +61,9 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	def(&c.ReportEvery, time.Second)
 	if c.Batch == 0 {
 		c.Batch = 2000
+	}
+	if c.BatchBytes == 0 {
+		c.BatchBytes = 32 << 20
 	}
 	if c.Unanswered == 0 {
 		c.Unanswered = 1000

@@ -182,29 +182,37 @@ func TestWhatArrivesDuringAFailedBeatIsNotLost(t *testing.T) {
 // TestOneKeyDoesNotHoldBackOthers: a failed send of a key's first message, and more rows of that key than there is room for.
 func TestOneKeyDoesNotHoldBackOthers(t *testing.T) {
 	t.Parallel()
-	g := newRig(t, outboxmem.Config{})
-	sub := g.reader("pay", "accounts")
-	g.announce(g.topic("pay", sub))
-	r := g.relayWith(outbox.RelayConfig{Owner: "r1", Batch: 4})
-	g.commit(g.message("pay", "hot", "hot0"))
-	r.run(100 * time.Millisecond)
-	if err := r.step(); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 10 {
-		g.commit(g.message("pay", "hot", fmt.Sprint("hot", i+1)))
-	}
-	g.commit(g.message("pay", "cold", "cold"))
-	_ = r.Ring(g.ctx, "")
-	g.pass(10 * time.Millisecond)
-	g.must(r.step())
-	for _, p := range g.server.Publishing() {
-		p.Fail(broker.ErrFull)
-	}
-	r.run(10*time.Second, sub)
-	g.demandWaiting()
-	hot := slices.DeleteFunc(slices.Clone(sub.executed), func(n string) bool { return n == "cold" })
-	if want := append([]string{"hot0"}, names(10, "hot%d")...); !slices.Equal(hot, want) {
-		t.Errorf("executed %v, want %v", hot, want)
+	for name, cfg := range map[string]outbox.RelayConfig{
+		"room for rows":  {Owner: "r1", Batch: 4},
+		"room for bytes": {Owner: "r1", BatchBytes: 16},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newRig(t, outboxmem.Config{})
+			sub := g.reader("pay", "accounts")
+			g.announce(g.topic("pay", sub))
+			r := g.relayWith(cfg)
+			g.commit(g.message("pay", "hot", "hot0"))
+			r.run(100 * time.Millisecond)
+			if err := r.step(); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 10 {
+				g.commit(g.message("pay", "hot", fmt.Sprint("hot", i+1)))
+			}
+			g.commit(g.message("pay", "cold", "cold"))
+			_ = r.Ring(g.ctx, "")
+			g.pass(10 * time.Millisecond)
+			g.must(r.step())
+			for _, p := range g.server.Publishing() {
+				p.Fail(broker.ErrFull)
+			}
+			r.run(10*time.Second, sub)
+			g.demandWaiting()
+			hot := slices.DeleteFunc(slices.Clone(sub.executed), func(n string) bool { return n == "cold" })
+			if want := append([]string{"hot0"}, names(10, "hot%d")...); !slices.Equal(hot, want) {
+				t.Errorf("executed %v, want %v", hot, want)
+			}
+		})
 	}
 }

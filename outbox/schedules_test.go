@@ -280,10 +280,11 @@ func TestSchedule16FailedProbeIsRepeated(t *testing.T) {
 // predecessor is in the oldest, its successor in the youngest or behind all of them.
 func TestSchedule16EveryGapIsProbed(t *testing.T) {
 	t.Parallel()
-	for _, late := range []int{0, 1300} {
-		t.Run(fmt.Sprintf("%d rows in the gaps", late), func(t *testing.T) {
+	for _, c := range []struct{ late, pageBytes int }{{0, 0}, {1300, 0}, {1300, 100}} {
+		late := c.late
+		t.Run(fmt.Sprintf("%d rows in the gaps, %d bytes a page", late, c.pageBytes), func(t *testing.T) {
 			t.Parallel()
-			g := newRig(t, outboxmem.Config{})
+			g := newRig(t, outboxmem.Config{PageBytes: c.pageBytes})
 			sub := g.reader("pay", "accounts")
 			sub.mute = true
 			g.announce(g.topic("pay", sub))

@@ -83,7 +83,12 @@ type Page struct {
 	Counter int64
 	// Mark is noted for gaps found by this read and given back in Gap.
 	Mark string
+	// Cut: the read stopped before its limit, behind PageBytes of payloads; what it has are the first rows of what was asked for.
+	Cut bool
 }
+
+// PageBytes is about how many bytes of payloads a read brings: the row that reaches it is the last one, so there always is one.
+const PageBytes = 8 << 20
 
 // Gap is a run of row numbers below the scanned ones at which no row was seen: of open or rolled-back transactions.
 type Gap struct {
@@ -150,7 +155,7 @@ type RelayStore interface {
 	Load(ctx context.Context) (Snapshot, error)
 	// Scan reads up to limit rows after a number; without payload where the caller only wants to know them.
 	Scan(ctx context.Context, after int64, limit int, payload bool) (Page, error)
-	// Read reads given rows; those that are gone are left out.
+	// Read reads given rows, in ascending order as asked for; those that are gone are left out.
 	Read(ctx context.Context, seqs []int64) (Page, error)
 	// Probe reads what has appeared in gaps (in one snapshot) and tells which of them, or which parts, will stay empty for ever.
 	Probe(ctx context.Context, gaps []Gap, limit int) (p Page, closed []Gap, err error)

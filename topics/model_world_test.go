@@ -106,10 +106,11 @@ func newWorld(seed int64, trace func(string, ...any)) *world {
 
 func (w *world) addBox(i int) {
 	b := &box{name: fmt.Sprintf("box%d", i), uuid: w.newUUID(), locks: map[string]*sender{}}
-	b.store = outboxmem.New(outboxmem.Config{UUID: b.uuid, Counted: w.rng.IntN(2) == 0, GapAge: time.Second})
+	b.store = outboxmem.New(outboxmem.Config{UUID: b.uuid, Counted: w.rng.IntN(2) == 0, GapAge: time.Second, PageBytes: []int{0, 1, 100}[w.rng.IntN(3)]})
 	b.cfg = outbox.RelayConfig{
 		Name: "shop", Lease: 3 * time.Second, Batch: []int{4, 10, 50}[w.rng.IntN(3)], Unanswered: []int{2, 10}[w.rng.IntN(2)],
-		Poll: 300 * time.Millisecond, Positions: 200 * time.Millisecond, PublishTimeout: 2 * time.Second,
+		BatchBytes: []int{0, 1, 300}[w.rng.IntN(3)],
+		Poll:       300 * time.Millisecond, Positions: 200 * time.Millisecond, PublishTimeout: 2 * time.Second,
 		ResendBackoff: func(n int) time.Duration { return min(2*time.Second, 200*time.Millisecond<<min(n, 4)) },
 	}
 	w.boxes = append(w.boxes, b)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twostep-mq/twostep/outbox/storage"
 	"github.com/twostep-mq/twostep/topics"
 )
 
@@ -101,7 +102,7 @@ func (c *Consumer) Due(ctx context.Context, uid string, now time.Time, holdOnDea
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
-		if due, err = queryParked(ctx, tx, dueQuery, uid, at, uid, at, uid, limit+1); err != nil {
+		if due, err = storage.Query(ctx, tx, topics.ReadParked, dueQuery, uid, at, uid, at, uid, limit+1); err != nil {
 			return err
 		}
 		if len(due) > limit {
@@ -146,56 +147,15 @@ func (c *Consumer) Parked(ctx context.Context, q topics.ParkedQuery) ([]topics.P
 	var err error
 	switch {
 	case q.Subscription != "" && q.ID != "":
-		list, err = queryParked(ctx, c.srv.db, c.sql.parkedOfID+" AND p.seq > ? AND (? = '' OR p.state = ?)", sub, id, q.After, state, state)
+		list, err = storage.Query(ctx, c.srv.db, topics.ReadParked, c.sql.parkedOfID+" AND p.seq > ? AND (? = '' OR p.state = ?)", sub, id, q.After, state, state)
 	case q.State != "":
-		list, err = queryParked(ctx, c.srv.db, c.sql.parkedOfState, state, q.After, sub, sub, id, id, limit)
+		list, err = storage.Query(ctx, c.srv.db, topics.ReadParked, c.sql.parkedOfState, state, q.After, sub, sub, id, id, limit)
 	default:
-		list, err = queryParked(ctx, c.srv.db, c.sql.parkedList, q.After, sub, sub, state, state, id, id, limit)
+		list, err = storage.Query(ctx, c.srv.db, topics.ReadParked, c.sql.parkedList, q.After, sub, sub, state, state, id, id, limit)
 	}
 	return list, explain("list parked messages", err)
 }
 
-// parkedColumns of the table under the name p, in the order queryParked reads them.
+// parkedColumns of the table under the name p, in the order topics.ReadParked reads them.
 const parkedColumns = "p.seq, p.subscription, p.id, p.topic, p.`key`, p.state, p.attempts, p.next_at, p.reason, p.parked_at, " +
 	"p.gid, p.branch_id, p.op, p.content_type, p.headers, p.outbox, p.outbox_seq, p.prev, p.time, p.payload"
-
-func queryParked(ctx context.Context, db querier, query string, args ...any) (list []topics.Parked, err error) {
-	rows, err := db.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var (
-			p                  topics.Parked
-			headers            sql.NullString
-			next, parked, made int64
-		)
-		m := &p.Message
-		if err := rows.Scan(&p.Seq, &p.Subscription, &m.ID, &m.Topic, &m.Key, &p.State, &p.Attempts, &next, &p.Reason, &parked,
-			&m.GID, &m.BranchID, &m.Op, &m.ContentType, &headers, &m.Outbox, &m.Seq, &m.Prev, &made, &m.Payload); err != nil {
-			return nil, err
-		}
-		if m.Headers, err = decodeHeaders(headers); err != nil {
-			return nil, fmt.Errorf("parked message %s: %w", m.ID, err)
-		}
-		p.NextAt, p.ParkedAt, m.Time = fromMillis(next), fromMillis(parked), fromMillis(made)
-		list = append(list, p)
-	}
-	return list, rows.Err()
-}
-
-// fromMillis and toMillis keep the zero time zero.
-func fromMillis(ms int64) time.Time {
-	if ms == 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(ms).UTC()
-}
-
-func toMillis(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return max(t.UnixMilli(), 0)
-}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
 const (
@@ -57,7 +58,7 @@ func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p out
 		if p, err = s.page(ctx, query.String(), append(args, limit)...); err != nil {
 			return err
 		}
-		closed, err = s.close(ctx, gaps, p.Rows, len(p.Rows) == limit)
+		closed, err = s.close(ctx, gaps, p.Rows, p.Cut || len(p.Rows) == limit)
 		return err
 	})
 	if err != nil {
@@ -71,7 +72,7 @@ func (s snapshot) close(ctx context.Context, gaps []outbox.Gap, rows []outbox.Ro
 	var narrow []candidate
 	var closed []outbox.Gap
 	for _, g := range s.o.due(gaps) {
-		c := candidate{gap: g, parts: emptyParts(g, rows, cut)}
+		c := candidate{gap: g, parts: storage.EmptyParts(g, rows, cut)}
 		switch n := c.numbers(); {
 		case n == 0:
 		case n < wideGap:
@@ -202,7 +203,7 @@ func (s snapshot) lock(ctx context.Context, query string, args ...any) (found []
 // without takes rows out that have appeared since.
 func (c candidate) without(rows []outbox.Row) (empty []outbox.Gap) {
 	for _, p := range c.parts {
-		empty = append(empty, emptyParts(p, rows, false)...)
+		empty = append(empty, storage.EmptyParts(p, rows, false)...)
 	}
 	return empty
 }
@@ -212,26 +213,4 @@ func numbersOf(cs []candidate) (n int64) {
 		n += c.numbers()
 	}
 	return n
-}
-
-// emptyParts are the parts of a gap without a row; rows are in order. Where the read was cut off, only what lies before its last row
-// counts.
-func emptyParts(g outbox.Gap, rows []outbox.Row, cut bool) (empty []outbox.Gap) {
-	from, to := g.From, g.To
-	if cut {
-		to = min(to, rows[len(rows)-1].Seq)
-	}
-	for _, row := range rows {
-		if row.Seq < from || row.Seq > to {
-			continue
-		}
-		if row.Seq > from {
-			empty = append(empty, outbox.Gap{From: from, To: row.Seq - 1, Age: g.Age, Mark: g.Mark})
-		}
-		from = row.Seq + 1
-	}
-	if from <= to {
-		empty = append(empty, outbox.Gap{From: from, To: to, Age: g.Age, Mark: g.Mark})
-	}
-	return empty
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/twostep-mq/twostep/orchestrator/txn"
+	"github.com/twostep-mq/twostep/outbox/storage"
 	"github.com/twostep-mq/twostep/topics"
 )
 
@@ -101,8 +102,8 @@ func (t *consumerTx) park(ctx context.Context, ps []topics.Parked) error {
 		}
 		branches = append(branches, claim{p.Subscription, m.ID})
 		args = append(args, []byte(p.Subscription), []byte(m.ID), []byte(m.Topic), []byte(m.Key), string(p.State), p.Attempts,
-			toMillis(p.NextAt), []byte(p.Reason), toMillis(p.ParkedAt), liveKey(p), []byte(m.GID), []byte(m.BranchID), []byte(m.Op), []byte(m.ContentType),
-			headers, []byte(m.Outbox), m.Seq, []byte(m.Prev), toMillis(m.Time), blob(m.Payload))
+			storage.Millis(p.NextAt), []byte(p.Reason), storage.Millis(p.ParkedAt), liveKey(p), []byte(m.GID), []byte(m.BranchID), []byte(m.Op), []byte(m.ContentType),
+			headers, []byte(m.Outbox), m.Seq, []byte(m.Prev), storage.Millis(m.Time), blob(m.Payload))
 	}
 	if err := t.setOutcomes(ctx, txn.Parked, branches...); err != nil {
 		return explain("park messages", err)
@@ -139,7 +140,7 @@ func (t *consumerTx) setOutcomes(ctx context.Context, as txn.Outcome, branches .
 // Lock reads one parked message for changing it, and waits for others that do.
 func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, error) {
 	t.n.used = true
-	list, err := queryParked(ctx, t.n.tx, t.c.sql.lock, []byte(uid), []byte(id))
+	list, err := storage.Query(ctx, t.n.tx, topics.ReadParked, t.c.sql.lock, []byte(uid), []byte(id))
 	if err != nil {
 		return topics.Parked{}, explain("lock parked message", err)
 	}
@@ -152,7 +153,7 @@ func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, e
 // Update writes State, Attempts, NextAt and Reason of a locked parked message.
 func (t *consumerTx) Update(ctx context.Context, p topics.Parked) error {
 	changed, err := t.change(ctx, t.c.sql.update,
-		string(p.State), string(p.State), p.Attempts, toMillis(p.NextAt), []byte(p.Reason), []byte(p.Subscription), []byte(p.Message.ID))
+		string(p.State), string(p.State), p.Attempts, storage.Millis(p.NextAt), []byte(p.Reason), []byte(p.Subscription), []byte(p.Message.ID))
 	if err != nil {
 		return explain("update parked message", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
 // relayStatements are the relay's statements with the tables' names.
@@ -110,12 +111,8 @@ func (s snapshot) page(ctx context.Context, query string, args ...any) (p outbox
 		return outbox.Page{}, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		row, err := scanRow(rows, s.uuid)
-		if err != nil {
-			return outbox.Page{}, err
-		}
-		p.Rows = append(p.Rows, row)
+	if err := storage.Page(rows, s.uuid, &p); err != nil {
+		return outbox.Page{}, err
 	}
 	return p, rows.Err()
 }
@@ -196,52 +193,11 @@ func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
 			return err
 		}
 		loaded = outbox.Snapshot{UUID: s.uuid, Server: s.server, Head: s.head, Recorded: s.recorded}
-		if loaded.Topics, err = s.topics(ctx); err != nil {
+		if loaded.Topics, err = storage.Query(ctx, s, storage.Topic, o.relay.topics); err != nil {
 			return err
 		}
-		loaded.Bits, err = s.bits(ctx)
+		loaded.Bits, err = storage.Query(ctx, s, storage.Bits, o.relay.bits)
 		return err
 	})
 	return loaded, err
-}
-
-func (s snapshot) topics(ctx context.Context) (topics []outbox.RegistryTopic, err error) {
-	rows, err := s.QueryContext(ctx, s.o.relay.topics)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var t outbox.RegistryTopic
-		if err := rows.Scan(&t.Name, &t.Delivery, &t.NoSubscribers, &t.Keyed, &t.Version, &t.Deleted); err != nil {
-			return nil, err
-		}
-		topics = append(topics, t)
-	}
-	return topics, rows.Err()
-}
-
-func (s snapshot) bits(ctx context.Context) (all []outbox.Bits, err error) {
-	rows, err := s.QueryContext(ctx, s.o.relay.bits)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var (
-			b      outbox.Bits
-			sub    outbox.RegistrySubscription
-			digest int64
-		)
-		if err := rows.Scan(&b.Confirmer, &sub.Topic, &sub.Name, &sub.Created, &sub.Removed, &b.Bitmap, &b.Cursor, &digest); err != nil {
-			return nil, err
-		}
-		b.Digest = uint64(digest)
-		if b.Confirmer != outbox.BrokerConfirmer {
-			sub.UID = b.Confirmer
-			b.Subscription = sub
-		}
-		all = append(all, b)
-	}
-	return all, rows.Err()
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twostep-mq/twostep/orchestrator/txn"
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 	"github.com/twostep-mq/twostep/topics"
 )
 
@@ -186,14 +187,14 @@ func (t *consumerTx) Park(ctx context.Context, ps []topics.Parked) error {
 	for i := range ps {
 		p := &ps[i]
 		m := &p.Message
-		headers, err := encodeHeaders(m.Headers)
+		headers, err := storage.EncodeHeaders(m.Headers)
 		if err != nil {
 			return fmt.Errorf("postgres: park %s: %w", m.ID, err)
 		}
 		b.Queue(t.q.setBarrier, m.ID, p.Subscription, string(txn.Parked))
 		b.Queue(t.q.park, p.Subscription, m.ID, m.Topic, m.Key, string(p.State), p.Attempts,
-			toMillis(p.NextAt), p.Reason, toMillis(p.ParkedAt), m.GID, m.BranchID, m.Op, m.ContentType, headers, m.Outbox, m.Seq,
-			m.Prev, toMillis(m.Time), notNil(m.Payload)).
+			storage.Millis(p.NextAt), p.Reason, storage.Millis(p.ParkedAt), m.GID, m.BranchID, m.Op, m.ContentType, headers, m.Outbox, m.Seq,
+			m.Prev, storage.Millis(m.Time), notNil(m.Payload)).
 			Exec(must(fmt.Errorf("postgres: park %s: it is parked already: %w", m.ID, topics.ErrConflict)))
 	}
 	if err := t.batch(ctx, b); err != nil {
@@ -231,7 +232,7 @@ func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, e
 
 // Update writes State, Attempts, NextAt and Reason of a locked parked message.
 func (t *consumerTx) Update(ctx context.Context, p topics.Parked) error {
-	tag, err := t.pg.Exec(ctx, t.q.update, string(p.State), p.Attempts, toMillis(p.NextAt), p.Reason, p.Subscription, p.Message.ID)
+	tag, err := t.pg.Exec(ctx, t.q.update, string(p.State), p.Attempts, storage.Millis(p.NextAt), p.Reason, p.Subscription, p.Message.ID)
 	if err == nil {
 		err = must(fmt.Errorf("%w: %s", topics.ErrNotParked, p.Message.ID))(tag)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/twostep-mq/twostep/broker"
 	"github.com/twostep-mq/twostep/orchestrator/txn"
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
 // Outbox is the outbox in a PostgreSQL database: outbox.Store for senders and outbox.RelayStore for the relay.
@@ -90,7 +91,7 @@ func (o *Outbox) Insert(ctx context.Context, tx outbox.Execer, m *broker.Message
 			return err
 		}
 	}
-	headers, err := encodeHeaders(m.Headers)
+	headers, err := storage.EncodeHeaders(m.Headers)
 	if err != nil {
 		return fmt.Errorf("postgres: insert message: %w", err)
 	}

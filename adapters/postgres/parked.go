@@ -9,7 +9,7 @@ import (
 	"github.com/twostep-mq/twostep/topics"
 )
 
-// parkedColumns of the table under the name p, in the order readParked reads them.
+// parkedColumns of the table under the name p, in the order topics.ReadParked reads them.
 const parkedColumns = `p.seq, p.subscription, p.id, p.topic, p."key", p.state, p.attempts, p.next_at, p.reason, p.parked_at,
   p.gid, p.branch_id, p.op, p.content_type, p.headers::text, p.outbox, p.outbox_seq, p.prev, p.time, p.payload`
 
@@ -71,32 +71,11 @@ SELECT min(n.at) FROM (
 ) n`
 )
 
-func readParked(rows pgx.Rows) (topics.Parked, error) {
-	var (
-		p                  topics.Parked
-		state              string
-		headers            *string
-		next, parked, made int64
-	)
-	m := &p.Message
-	err := rows.Scan(&p.Seq, &p.Subscription, &m.ID, &m.Topic, &m.Key, &state, &p.Attempts, &next, &p.Reason, &parked,
-		&m.GID, &m.BranchID, &m.Op, &m.ContentType, &headers, &m.Outbox, &m.Seq, &m.Prev, &made, &m.Payload)
-	if err != nil {
-		return topics.Parked{}, err
-	}
-	p.State = topics.ParkedState(state)
-	if m.Headers, err = decodeHeaders(headers); err != nil {
-		return topics.Parked{}, fmt.Errorf("parked message %s: %w", m.ID, err)
-	}
-	p.NextAt, p.ParkedAt, m.Time = fromMillis(next), fromMillis(parked), fromMillis(made)
-	return p, nil
-}
-
 // collect reads all rows into list.
 func collect(list *[]topics.Parked) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		for rows.Next() {
-			p, err := readParked(rows)
+			p, err := topics.ReadParked(rows)
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
 // gapAge is how old a gap must be before it is closed, besides what the transactions say: a number taken by hand (SELECT nextval)
@@ -68,13 +69,10 @@ func (h *header) scan(row pgx.Row) error {
 func (o *Outbox) page(ctx context.Context, op, query string, args ...any) (p outbox.Page, h header, err error) {
 	h, err = o.read(ctx, op, func(b *pgx.Batch, h *header) {
 		b.Queue(query, args...).Query(func(rows pgx.Rows) error {
-			for rows.Next() {
-				row, err := readRow(rows, h.uuid)
-				if err != nil {
-					return err
-				}
-				p.Rows = append(p.Rows, row)
+			if err := storage.Page(rows, h.uuid, &p); err != nil {
+				return err
 			}
+			rows.Close() // where the page was full
 			return rows.Err()
 		})
 	})
@@ -125,7 +123,7 @@ func (o *Outbox) Read(ctx context.Context, seqs []int64) (outbox.Page, error) {
 
 // Probe reads what has appeared in gaps. A gap is closed when it is old enough and every transaction that may have taken one of its
 // numbers has ended, by the snapshot that shows no row there.
-func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (outbox.Page, []outbox.Gap, error) {
+func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p outbox.Page, closed []outbox.Gap, err error) {
 	from, to := make([]int64, len(gaps)), make([]int64, len(gaps))
 	marks := make([]uint64, len(gaps))
 	for i, g := range gaps {
@@ -139,40 +137,12 @@ func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (outbo
 	if err != nil {
 		return outbox.Page{}, nil, err
 	}
-	var ended []outbox.Gap
 	for i, g := range gaps {
 		if g.Age >= gapAge && h.xmin >= marks[i] {
-			ended = append(ended, g)
+			closed = append(closed, storage.EmptyParts(g, p.Rows, p.Cut || len(p.Rows) == limit)...)
 		}
 	}
-	return p, emptyParts(ended, p.Rows, len(p.Rows) == limit), nil
-}
-
-// emptyParts are the parts of gaps without a row. Where the read was cut off, only what lies before its last row counts.
-func emptyParts(gaps []outbox.Gap, rows []outbox.Row, cut bool) []outbox.Gap {
-	var empty []outbox.Gap
-	for _, g := range gaps {
-		from, to := g.From, g.To
-		if cut {
-			to = 0
-			if len(rows) > 0 {
-				to = min(g.To, rows[len(rows)-1].Seq)
-			}
-		}
-		for _, row := range rows {
-			if row.Seq < from || row.Seq > to {
-				continue
-			}
-			if row.Seq > from {
-				empty = append(empty, outbox.Gap{From: from, To: row.Seq - 1, Age: g.Age, Mark: g.Mark})
-			}
-			from = row.Seq + 1
-		}
-		if from <= to {
-			empty = append(empty, outbox.Gap{From: from, To: to, Age: g.Age, Mark: g.Mark})
-		}
-	}
-	return empty
+	return p, closed, nil
 }
 
 // Load reads the outbox's identity and what relays before recorded.
@@ -191,7 +161,7 @@ func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
 		})
 		b.Queue(o.q.bits).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
-				bits, err := readBits(rows)
+				bits, err := storage.Bits(rows)
 				if err != nil {
 					return err
 				}
@@ -205,21 +175,4 @@ func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
 	}
 	loaded.UUID, loaded.Server, loaded.Recorded, loaded.Head = h.uuid, h.server, h.recorded, h.head
 	return loaded, nil
-}
-
-func readBits(rows pgx.Rows) (outbox.Bits, error) {
-	var (
-		b      outbox.Bits
-		sub    outbox.RegistrySubscription
-		digest int64
-	)
-	if err := rows.Scan(&b.Confirmer, &sub.Topic, &sub.Name, &sub.Created, &sub.Removed, &b.Bitmap, &b.Cursor, &digest); err != nil {
-		return outbox.Bits{}, err
-	}
-	b.Digest = uint64(digest)
-	if b.Confirmer != outbox.BrokerConfirmer {
-		sub.UID = b.Confirmer
-		b.Subscription = sub
-	}
-	return b, nil
 }

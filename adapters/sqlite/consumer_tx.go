@@ -10,6 +10,7 @@ import (
 
 	"github.com/twostep-mq/twostep/orchestrator/txn"
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 	"github.com/twostep-mq/twostep/topics"
 )
 
@@ -204,7 +205,7 @@ func (t *consumerTx) Park(ctx context.Context, ps []topics.Parked) error {
 
 func (t *consumerTx) park(ctx context.Context, p *topics.Parked) error {
 	m := &p.Message
-	headers, err := encodeHeaders(m.Headers)
+	headers, err := storage.EncodeHeaders(m.Headers)
 	if err != nil {
 		return fmt.Errorf("sqlite: park %s: %w", m.ID, err)
 	}
@@ -226,8 +227,8 @@ func (t *consumerTx) park(ctx context.Context, p *topics.Parked) error {
 		payload = []byte{} // nil would be NULL
 	}
 	_, err = t.tx.ExecContext(ctx, parkRow, p.Subscription, m.ID, m.Topic, m.Key, string(p.State), p.Attempts,
-		toMillis(p.NextAt), p.Reason, toMillis(p.ParkedAt), m.GID, m.BranchID, m.Op, m.ContentType, headers, m.Outbox, m.Seq,
-		m.Prev, toMillis(m.Time), payload)
+		storage.Millis(p.NextAt), p.Reason, storage.Millis(p.ParkedAt), m.GID, m.BranchID, m.Op, m.ContentType, headers, m.Outbox, m.Seq,
+		m.Prev, storage.Millis(m.Time), payload)
 	var e sqlite3.Error
 	if errors.As(err, &e) && e.ExtendedCode == sqlite3.ErrConstraintUnique {
 		return fmt.Errorf("sqlite: park %s: it is parked already: %w", m.ID, topics.ErrConflict)
@@ -237,7 +238,7 @@ func (t *consumerTx) park(ctx context.Context, p *topics.Parked) error {
 
 // Lock reads one parked message for changing it. The transaction is the only writer, so reading is enough.
 func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, error) {
-	list, err := queryParked(ctx, t.tx, parkedOfID, 0, uid, "", id, 1)
+	list, err := storage.Query(ctx, t.tx, topics.ReadParked, parkedOfID, 0, uid, "", id, 1)
 	if err != nil {
 		return topics.Parked{}, t.explain("read parked message", err)
 	}
@@ -251,7 +252,7 @@ func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, e
 func (t *consumerTx) Update(ctx context.Context, p topics.Parked) error {
 	return t.mustChange(ctx, "update parked message", p.Message.ID,
 		`UPDATE twostep_parked SET state = ?, attempts = ?, next_at = ?, reason = ? WHERE subscription = ? AND id = ?`,
-		string(p.State), p.Attempts, toMillis(p.NextAt), p.Reason, p.Subscription, p.Message.ID)
+		string(p.State), p.Attempts, storage.Millis(p.NextAt), p.Reason, p.Subscription, p.Message.ID)
 }
 
 // Settle deletes the parked message and gives its barrier row the outcome.

@@ -10,6 +10,7 @@ import (
 	"github.com/twostep-mq/twostep/broker"
 	"github.com/twostep-mq/twostep/orchestrator/txn"
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
 // Outbox is the outbox in an SQLite database: outbox.Store for senders and outbox.RelayStore for the relay.
@@ -61,7 +62,7 @@ func (o *Outbox) Insert(ctx context.Context, tx outbox.Execer, m *broker.Message
 			return err
 		}
 	}
-	headers, err := encodeHeaders(m.Headers)
+	headers, err := storage.EncodeHeaders(m.Headers)
 	if err != nil {
 		return fmt.Errorf("sqlite: insert message: %w", err)
 	}

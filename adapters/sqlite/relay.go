@@ -3,12 +3,12 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
 // snapshot is a read-only transaction: all its reads see one state, and the server they came from.
@@ -76,12 +76,8 @@ func (s snapshot) page(ctx context.Context, query string, args ...any) (outbox.P
 		return outbox.Page{}, err
 	}
 	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		row, err := scanRow(rows, s.uuid)
-		if err != nil {
-			return outbox.Page{}, err
-		}
-		p.Rows = append(p.Rows, row)
+	if err := storage.Page(rows, s.uuid, &p); err != nil {
+		return outbox.Page{}, err
 	}
 	return p, rows.Err()
 }
@@ -136,31 +132,10 @@ func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p out
 	if err != nil {
 		return outbox.Page{}, nil, err
 	}
-	return p, emptyParts(gaps, p.Rows, len(p.Rows) == limit), nil
-}
-
-// emptyParts are the parts of gaps without a row. Where the read was cut off, only what lies before its last row counts.
-func emptyParts(gaps []outbox.Gap, rows []outbox.Row, cut bool) []outbox.Gap {
-	var empty []outbox.Gap
 	for _, g := range gaps {
-		from, to := g.From, g.To
-		if cut {
-			to = min(to, rows[len(rows)-1].Seq)
-		}
-		for _, row := range rows {
-			if row.Seq < from || row.Seq > to {
-				continue
-			}
-			if row.Seq > from {
-				empty = append(empty, outbox.Gap{From: from, To: row.Seq - 1, Age: g.Age, Mark: g.Mark})
-			}
-			from = row.Seq + 1
-		}
-		if from <= to {
-			empty = append(empty, outbox.Gap{From: from, To: to, Age: g.Age, Mark: g.Mark})
-		}
+		closed = append(closed, storage.EmptyParts(g, p.Rows, p.Cut || len(p.Rows) == limit)...)
 	}
-	return empty
+	return p, closed, nil
 }
 
 // Load reads the outbox's identity and what relays before recorded.
@@ -173,55 +148,12 @@ func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
 		if err != nil {
 			return err
 		}
-		if loaded.Topics, err = s.topics(ctx); err != nil {
+		if loaded.Topics, err = storage.Query(ctx, s, storage.Topic, `SELECT name, delivery, no_subscribers, keyed, version, deleted FROM twostep_outbox_topic ORDER BY name`); err != nil {
 			return err
 		}
-		loaded.Bits, err = s.bits(ctx)
+		loaded.Bits, err = storage.Query(ctx, s, storage.Bits,
+			`SELECT confirmer, topic, name, created_at, removed, bitmap, "cursor", digest FROM twostep_outbox_confirmer ORDER BY created_at, confirmer`)
 		return err
 	})
 	return loaded, err
 }
-
-func (s snapshot) topics(ctx context.Context) (topics []outbox.RegistryTopic, err error) {
-	rows, err := s.QueryContext(ctx, `SELECT name, delivery, no_subscribers, keyed, version, deleted FROM twostep_outbox_topic ORDER BY name`)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var t outbox.RegistryTopic
-		if err := rows.Scan(&t.Name, &t.Delivery, &t.NoSubscribers, &t.Keyed, &t.Version, &t.Deleted); err != nil {
-			return nil, err
-		}
-		topics = append(topics, t)
-	}
-	return topics, rows.Err()
-}
-
-func (s snapshot) bits(ctx context.Context) (all []outbox.Bits, err error) {
-	rows, err := s.QueryContext(ctx, `SELECT confirmer, topic, name, created_at, removed, bitmap, "cursor", digest FROM twostep_outbox_confirmer ORDER BY created_at, confirmer`)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var (
-			b      outbox.Bits
-			sub    outbox.RegistrySubscription
-			digest int64
-		)
-		if err := rows.Scan(&b.Confirmer, &sub.Topic, &sub.Name, &sub.Created, &sub.Removed, &b.Bitmap, &b.Cursor, &digest); err != nil {
-			return nil, err
-		}
-		b.Digest = uint64(digest)
-		if b.Confirmer != brokerConfirmer {
-			sub.UID = b.Confirmer
-			b.Subscription = sub
-		}
-		all = append(all, b)
-	}
-	return all, rows.Err()
-}
-
-// brokerConfirmer is the name of the broker among the confirmers.
-const brokerConfirmer = "broker"

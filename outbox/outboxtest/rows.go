@@ -56,6 +56,8 @@ func testRows(t *testing.T, h Harness) {
 		}
 	})
 
+	t.Run("a page ends behind its bytes", func(t *testing.T) { testPageBytes(t, h.Open(t)) })
+
 	t.Run("read by number", func(t *testing.T) {
 		d := h.Open(t)
 		publishN(t, d, 5)

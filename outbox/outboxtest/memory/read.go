@@ -17,7 +17,7 @@ func (s *Store) Scan(ctx context.Context, after int64, limit int, payload bool) 
 	}
 	p := s.page()
 	i, _ := s.find(after + 1)
-	for ; i < len(s.rows) && len(p.Rows) < limit; i++ {
+	for ; i < len(s.rows) && len(p.Rows) < limit && !s.full(&p); i++ {
 		p.Rows = append(p.Rows, copied(s.rows[i], payload))
 	}
 	return p, nil
@@ -32,11 +32,24 @@ func (s *Store) Read(ctx context.Context, seqs []int64) (outbox.Page, error) {
 	}
 	p := s.page()
 	for _, seq := range slices.Sorted(slices.Values(seqs)) {
-		if i, ok := s.find(seq); ok {
+		if i, ok := s.find(seq); ok && !s.full(&p) {
 			p.Rows = append(p.Rows, copied(s.rows[i], true))
 		}
 	}
 	return p, nil
+}
+
+// full reports, and notes, that no further row fits into the page.
+func (s *Store) full(p *outbox.Page) bool {
+	if s.cfg.PageBytes == 0 {
+		return false
+	}
+	size := 0
+	for i := range p.Rows {
+		size += len(p.Rows[i].Payload)
+	}
+	p.Cut = size >= s.cfg.PageBytes
+	return p.Cut
 }
 
 func copied(r *outbox.Row, payload bool) outbox.Row {
@@ -66,7 +79,7 @@ func (s *Store) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p outb
 		i, _ := s.find(g.From)
 		full := false
 		for ; i < len(s.rows) && s.rows[i].Seq <= g.To; i++ {
-			if full = len(p.Rows) >= limit; full {
+			if full = len(p.Rows) >= limit || s.full(&p); full {
 				break
 			}
 			p.Rows = append(p.Rows, copied(s.rows[i], true))

@@ -26,6 +26,8 @@ type Config struct {
 	Counted bool
 	// GapAge is when a gap may be closed at the earliest; 0: 10 s.
 	GapAge time.Duration
+	// PageBytes of payloads fill a page; 0: no number does.
+	PageBytes int
 }
 
 // Store is an outbox. It is an outbox.RelayStore; senders use Begin.
