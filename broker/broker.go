@@ -24,8 +24,6 @@ var (
 	ErrInvalid = errors.New("broker: impossible name")
 	// ErrNoAnswer: nobody answers requests under this name right now.
 	ErrNoAnswer = errors.New("broker: nobody answers")
-	// ErrDisplaced: another reader took the inbox over; see Source.Exclusive.
-	ErrDisplaced = errors.New("broker: displaced by another reader")
 	// ErrClosed: the connection was closed by Close.
 	ErrClosed = errors.New("broker: closed")
 )
@@ -102,13 +100,11 @@ func (ps Positions) Passed(uid string, p Position) bool {
 	return p.Offset < ps.First[p.Partition] || floor[p.Partition] >= p.Offset
 }
 
-// Source is what a consumer reads: a subscription of a topic, or an inbox.
+// Source is what a consumer reads: a subscription of a topic, or an inbox. A keyed subscription and an inbox have one reader at a time:
+// others stand by, and take over when it ends or is silent for some seconds. What it had and did not settle then comes again first.
 type Source struct {
 	Subscription SubscriptionSpec
 	Inbox        string
-	// Exclusive takes the inbox over from whoever read it: what was delivered and not settled comes again at once, in order, to this
-	// reader; the former one's Consume returns ErrDisplaced. For inboxes that a lease decides about (a relay's).
-	Exclusive bool
 	// MaxBatch bounds one call of the handler; 0: the adapter's default.
 	MaxBatch int
 }

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -180,7 +179,7 @@ func (rd *reader) start(ctx context.Context, r *Relay, inbox string) {
 	go func() {
 		defer close(rd.done)
 		for ctx.Err() == nil {
-			err := r.broker.Consume(ctx, broker.Source{Inbox: inbox, Exclusive: true}, func(ctx context.Context, ds []broker.Delivery) error {
+			err := r.broker.Consume(ctx, broker.Source{Inbox: inbox}, func(ctx context.Context, ds []broker.Delivery) error {
 				settled := make(chan error, 1)
 				r.Offer(ds, func(err error) { settled <- err })
 				select {
@@ -193,10 +192,7 @@ func (rd *reader) start(ctx context.Context, r *Relay, inbox string) {
 			if ctx.Err() != nil {
 				return
 			}
-			if !errors.Is(err, broker.ErrDisplaced) {
-				r.log.Warn("reading receipts failed; it is tried again", "error", err)
-			}
-			// Displaced: the lease tells at the next step whether that was right.
+			r.log.Warn("reading receipts failed; it is tried again", "error", err)
 			pause(ctx)
 		}
 	}()

@@ -159,7 +159,7 @@ func (r *runner) step() error {
 		r.Announce(ev)
 	}
 	if r.Leads() && r.inbox == nil {
-		if b := r.conn.Pull(broker.Source{Inbox: outbox.Inbox(r.g.uuid), Exclusive: true, MaxBatch: 1000}, 0); b != nil {
+		if b := r.conn.Pull(broker.Source{Inbox: outbox.Inbox(r.g.uuid), MaxBatch: 1000}, 0); b != nil {
 			r.inbox = b
 			r.Offer(b.Deliveries, func(err error) {
 				r.inbox = nil

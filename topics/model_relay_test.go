@@ -78,7 +78,7 @@ func (r *relayProc) read() {
 	if !r.relay.Leads() || r.inbox != nil {
 		return
 	}
-	src := broker.Source{Inbox: outbox.Inbox(r.box.uuid), Exclusive: true, MaxBatch: 1 + r.w.rng.IntN(10)}
+	src := broker.Source{Inbox: outbox.Inbox(r.box.uuid), MaxBatch: 1 + r.w.rng.IntN(10)}
 	b := r.conn.Pull(src, 0)
 	if b == nil {
 		return

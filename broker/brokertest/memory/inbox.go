@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/twostep-mq/twostep/broker"
 )
@@ -25,9 +26,10 @@ type inbox struct {
 	name   string
 	queue  []letter
 	out    *Batch
-	// exclusive is the connection that took the inbox over.
-	exclusive *Conn
-	next      uint64
+	// pinned is the one connection that reads, and pulled when it last did.
+	pinned *Conn
+	pulled time.Time
+	next   uint64
 }
 
 type letter struct {
@@ -79,14 +81,22 @@ func (s *Server) send(name string, ms []*broker.Message) (int, error) {
 	return n, nil
 }
 
-func (in *inbox) pull(c *Conn, exclusive bool, most int) *Batch {
-	switch {
-	case exclusive && in.exclusive != c:
+// pinTime is after what silence of its reader another one takes an inbox over.
+const pinTime = 3 * time.Second
+
+func (in *inbox) pull(c *Conn, most int) *Batch {
+	now := in.server.cfg.Now()
+	if p := in.pinned; p != c {
+		if p != nil && !p.gone && now.Sub(in.pulled) < pinTime {
+			return nil
+		}
 		if in.out != nil {
 			in.giveBack(in.out)
 		}
-		in.exclusive = c
-	case in.out != nil:
+		in.pinned = c
+	}
+	in.pulled = now
+	if in.out != nil {
 		return nil
 	}
 	n := min(most, len(in.queue))

@@ -129,7 +129,7 @@ func (c *Conn) Pull(src broker.Source, from int) *Batch {
 		most = 100
 	}
 	if src.Inbox != "" {
-		return c.server.ensureInbox(src.Inbox).pull(c, src.Exclusive, most)
+		return c.server.ensureInbox(src.Inbox).pull(c, most)
 	}
 	t := c.server.topics[src.Subscription.Topic]
 	if t == nil {
