@@ -50,7 +50,8 @@ func (b *Broker) api(ctx context.Context, call func(context.Context) error) erro
 			return err
 		}
 		err := b.apiOnce(ctx, call)
-		again := errors.Is(err, errConnectionLost) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, nats.ErrNoResponders)
+		again := errors.Is(err, errConnectionLost) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, nats.ErrNoResponders) ||
+			isCode(err, codeStreamStore)
 		if !again || time.Now().After(deadline) || !pause(ctx, wait) {
 			return err
 		}

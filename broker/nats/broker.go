@@ -5,6 +5,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,9 +50,19 @@ func Connect(ctx context.Context, cfg Config, opts ...nats.Option) (*Broker, err
 		return nil, err
 	}
 	b := newBroker(cfg)
-	all := append(b.options(), opts...)
+	own, err := b.options()
+	if err != nil {
+		return nil, err
+	}
+	opts = append(own, opts...)
+	scratch := nats.GetDefaultOptions()
+	for _, opt := range opts { // a file that cannot be read is no reason to try again
+		if err := opt(&scratch); err != nil {
+			return nil, fmt.Errorf("broker/nats: %w: look at broker.tls.ca_file, broker.tls.cert_file, broker.tls.key_file and broker.creds_file", err)
+		}
+	}
 	for {
-		nc, err := nats.Connect(cfg.URL, all...)
+		nc, err := nats.Connect(cfg.URL, opts...)
 		if err == nil {
 			if err := b.open(nc); err != nil {
 				nc.Close()
@@ -61,6 +72,10 @@ func Connect(ctx context.Context, cfg Config, opts ...nats.Option) (*Broker, err
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
 			return nil, fmt.Errorf("broker/nats: connect to %s: %w: check broker.user and broker.password, broker.token or broker.creds_file", redact(cfg.URL), err)
+		}
+		var untrusted *tls.CertificateVerificationError
+		if errors.As(err, &untrusted) {
+			return nil, fmt.Errorf("broker/nats: connect to %s: %w: give the authority that signed the server's certificate in broker.tls.ca_file, and the name it was made for in broker.url", redact(cfg.URL), err)
 		}
 		b.log.Warn("broker not reached, trying again", "url", redact(cfg.URL), "error", err)
 		if !pause(ctx, cfg.ReconnectWait) {
@@ -74,7 +89,7 @@ func newBroker(cfg Config) *Broker {
 }
 
 // options of the connection. The handlers may run before open: they touch nothing that open sets without a check.
-func (b *Broker) options() []nats.Option {
+func (b *Broker) options() ([]nats.Option, error) {
 	c := b.cfg
 	opts := []nats.Option{
 		nats.Name(c.Name),
@@ -105,7 +120,20 @@ func (b *Broker) options() []nats.Option {
 	if c.CredsFile != "" {
 		opts = append(opts, nats.UserCredentials(c.CredsFile))
 	}
-	return opts
+	if c.NKeyFile != "" {
+		nkey, err := nats.NkeyOptionFromSeed(c.NKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("broker/nats: nkey's seed in %s (key broker.nkey_file): %w", c.NKeyFile, err)
+		}
+		opts = append(opts, nkey)
+	}
+	if c.CAFile != "" {
+		opts = append(opts, nats.RootCAs(c.CAFile))
+	}
+	if c.CertFile != "" {
+		opts = append(opts, nats.ClientCert(c.CertFile, c.KeyFile))
+	}
+	return opts, nil
 }
 
 func (b *Broker) open(nc *nats.Conn) error {

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -11,8 +12,12 @@ import (
 type Config struct {
 	// URL of the server or, comma-separated, of several of one cluster; default nats://127.0.0.1:4222.
 	URL string
-	// User and Password, or Token, or CredsFile (a NATS credentials file) authenticate. All may be empty.
-	User, Password, Token, CredsFile string
+	// User and Password, or Token, or CredsFile (a NATS credentials file), or NKeyFile (the seed of an nkey) authenticate. All may be empty.
+	User, Password, Token, CredsFile, NKeyFile string
+	// CAFile (PEM) signs the server's certificate; empty: the system's authorities do. CertFile and KeyFile show who we are. TLS is used
+	// where the URL begins with tls://, one of these is set, or the server asks for it; it is version 1.2 or later, and the certificate is
+	// always verified.
+	CAFile, CertFile, KeyFile string
 	// Prefix begins the name of everything on the broker; default "twostep". Installations that share a NATS account have
 	// different ones.
 	Prefix string
@@ -21,6 +26,8 @@ type Config struct {
 	// Logger gets what is waited out: lost connections, readers made again. nil: nothing is logged.
 	Logger *slog.Logger
 
+	// DeclareOff leaves making streams to others: a missing one is ErrNotDeclared. Plan says what is needed.
+	DeclareOff bool
 	// Replicas of every stream; default 1.
 	Replicas int
 	// TopicMaxBytes bounds the stream of one topic; default 1 GiB. The oldest messages are dropped beyond it, or new ones
@@ -84,6 +91,18 @@ func (c Config) validate() error {
 	}
 	if c.AckWait < 100*time.Millisecond || c.PinTTL < 100*time.Millisecond {
 		return fmt.Errorf("broker/nats: acknowledgement wait %v and pin time %v: use 100 ms or more", c.AckWait, c.PinTTL)
+	}
+	ways := 0
+	for _, set := range []bool{c.User != "" || c.Password != "", c.Token != "", c.CredsFile != "", c.NKeyFile != ""} {
+		if set {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return errors.New("broker/nats: choose one of user and password, token, creds file and nkey file (keys broker.user, broker.token, broker.creds_file, broker.nkey_file)")
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("broker/nats: a client certificate needs both its file and its key's (keys broker.tls.cert_file, broker.tls.key_file)")
 	}
 	return nil
 }

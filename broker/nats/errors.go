@@ -13,6 +13,9 @@ import (
 
 // Error codes of JetStream that nats.go has no name for (nats-server, jetstream_errors_generated.go).
 const (
+	codeStreamStore           jetstream.ErrorCode = 10049 // also while the folder of a deleted stream of that name still goes
+	codeNoSuitablePeers       jetstream.ErrorCode = 10005
+	codeReplicasNotSupported  jetstream.ErrorCode = 10074
 	codeInsufficientResources jetstream.ErrorCode = 10023
 	codeMemoryExceeded        jetstream.ErrorCode = 10028
 	codeStorageExceeded       jetstream.ErrorCode = 10047

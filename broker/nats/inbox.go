@@ -34,24 +34,7 @@ func (b *Broker) ensureInbox(ctx context.Context, inbox string) (*jetstream.Stre
 
 // ensureInboxStream makes the stream that holds the inbox. A full inbox refuses new messages and leaves the others alone.
 func (b *Broker) ensureInboxStream(ctx context.Context, inbox string) (*jetstream.StreamInfo, error) {
-	cfg := jetstream.StreamConfig{
-		Name:                 b.names.inbox(inbox).stream,
-		Retention:            jetstream.WorkQueuePolicy,
-		Discard:              jetstream.DiscardNew,
-		DiscardNewPerSubject: true,
-		MaxBytes:             b.cfg.InboxMaxBytes,
-		MaxAge:               inboxMaxAge,
-	}
-	if cfg.Name == b.names.receiptStream() {
-		cfg.Description = "twostep receipts, by outbox"
-		cfg.Subjects = []string{b.names.prefix + ".r.>"}
-		cfg.MaxMsgsPerSubject = b.cfg.ReceiptMessages
-	} else {
-		cfg.Description = "twostep inboxes"
-		cfg.Subjects = []string{b.names.prefix + ".i.>"}
-		cfg.MaxMsgsPerSubject = b.cfg.InboxMessages
-	}
-	info, err := b.ensureStream(ctx, cfg)
+	info, err := b.ensureStream(ctx, b.cfg.inboxStream(inbox))
 	if err != nil {
 		return nil, fmt.Errorf("broker/nats: make inbox %q: %w", inbox, err)
 	}

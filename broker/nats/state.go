@@ -22,16 +22,7 @@ const (
 
 // ensureState makes the state's stream: the last message of each subject.
 func (b *Broker) ensureState(ctx context.Context) (*jetstream.StreamInfo, error) {
-	info, err := b.ensureStream(ctx, jetstream.StreamConfig{
-		Name:              b.names.stateStream(),
-		Description:       "twostep state, the last value by key",
-		Subjects:          []string{b.names.stateSubject(">")},
-		Retention:         jetstream.LimitsPolicy,
-		Discard:           jetstream.DiscardOld,
-		MaxMsgsPerSubject: 1,
-		MaxBytes:          b.cfg.StateMaxBytes,
-		AllowMsgTTL:       true,
-	})
+	info, err := b.ensureStream(ctx, b.cfg.stateStream())
 	if err != nil {
 		return nil, fmt.Errorf("broker/nats: make the state: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,15 +12,9 @@ import (
 )
 
 const (
-	// duplicateWindow of streams: nothing is published with a Msg-Id, barriers absorb duplicates.
-	duplicateWindow = 100 * time.Millisecond
 	// maxAckPending bounds what all readers of a subscription hold together: five processes with a full batch in the handler
 	// and one waiting.
 	maxAckPending = 5000
-	// inboxMaxAge frees the room of inboxes that nobody reads any more. What it takes is sent again if it is still wanted.
-	inboxMaxAge = 7 * 24 * time.Hour
-	// retainedMaxAge makes room on a topic that refuses new messages rather than dropping old ones: nothing else ever leaves it.
-	retainedMaxAge = 7 * 24 * time.Hour
 	// pinGroup is the one priority group of readers that stand by for each other.
 	pinGroup = "reader"
 )
@@ -37,6 +30,9 @@ func (b *Broker) EnsureTopic(ctx context.Context, t broker.TopicSpec) error {
 	if err == nil && t.Retained && stream.Config.Discard != jetstream.DiscardNew {
 		cfg := stream.Config
 		cfg.Discard, cfg.MaxAge = jetstream.DiscardNew, retainedMaxAge
+		if b.cfg.DeclareOff {
+			return fmt.Errorf("broker/nats: topic %q: %w as it should be: %s drops old messages, and this topic must refuse new ones (discard new)", t.Name, ErrNotDeclared, cfg.Name)
+		}
 		err = b.api(ctx, func(ctx context.Context) error {
 			_, err := b.js.UpdateStream(ctx, cfg)
 			return err
@@ -49,52 +45,7 @@ func (b *Broker) EnsureTopic(ctx context.Context, t broker.TopicSpec) error {
 }
 
 func (b *Broker) ensureTopicStream(ctx context.Context, t broker.TopicSpec) (*jetstream.StreamInfo, error) {
-	discard, maxAge := jetstream.DiscardOld, time.Duration(0)
-	if t.Retained {
-		discard, maxAge = jetstream.DiscardNew, retainedMaxAge
-	}
-	return b.ensureStream(ctx, jetstream.StreamConfig{
-		Name:        b.names.topicStream(t.Name),
-		Description: "twostep topic " + t.Name,
-		Subjects:    []string{b.names.topicSubject(t.Name)},
-		Retention:   jetstream.LimitsPolicy,
-		Discard:     discard,
-		MaxAge:      maxAge,
-		MaxBytes:    b.cfg.TopicMaxBytes,
-	})
-}
-
-// ensureStream returns the stream's info, making the stream if it is not there.
-func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
-	cfg.Storage = jetstream.FileStorage
-	cfg.Replicas = b.cfg.Replicas
-	cfg.Duplicates = duplicateWindow
-	var stream jetstream.Stream
-	err := b.api(ctx, func(ctx context.Context) (err error) {
-		stream, err = b.js.Stream(ctx, cfg.Name)
-		if !noStream(err) {
-			return err
-		}
-		stream, err = b.js.CreateStream(ctx, cfg)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was first, with other limits
-			stream, err = b.js.Stream(ctx, cfg.Name)
-		}
-		if err == nil {
-			b.log.Info("stream made", "stream", cfg.Name)
-		}
-		return err
-	})
-	if isCode(err, codeStorageExceeded) || isCode(err, codeInsufficientResources) {
-		return nil, fmt.Errorf("%w: the server has no %d bytes of storage left to reserve: raise its max_file_store or lower broker.topic_max_bytes", err, cfg.MaxBytes)
-	}
-	if err != nil {
-		return nil, err
-	}
-	info := stream.CachedInfo()
-	if !slices.Equal(info.Config.Subjects, cfg.Subjects) {
-		return nil, fmt.Errorf("%w: stream %q is there with subjects %q, not %q: another topic's name is written alike; choose another name", errNameTaken, cfg.Name, info.Config.Subjects, cfg.Subjects)
-	}
-	return info, nil
+	return b.ensureStream(ctx, b.cfg.topicStream(t))
 }
 
 // DeleteTopic removes the stream with its readers.
