@@ -335,7 +335,7 @@ func (m *memory) ready(n, ahead int, now time.Time) (seqs []int64) {
 		}
 	}
 	for i := 0; i < len(seqs) && i < ahead && len(seqs) < n; i++ {
-		if next := m.win.ref(seqs[i]).next; next != 0 && m.backlog.Contains(uint64(next)) && !m.refused[next] {
+		if next := m.win.chain(seqs[i]).next; next != 0 && m.backlog.Contains(uint64(next)) && !m.refused[next] {
 			seqs = append(seqs, next)
 		}
 	}
@@ -343,8 +343,8 @@ func (m *memory) ready(n, ahead int, now time.Time) (seqs []int64) {
 }
 
 func (m *memory) mayPublish(seq int64) bool {
-	ref := m.win.ref(seq)
-	return ref == nil || ref.prev == 0 || m.broker.has(ref.prev)
+	prev := m.win.chain(seq).prev
+	return prev == 0 || m.broker.has(prev)
 }
 
 func (m *memory) isPaused(topic int32, now time.Time) bool {
@@ -353,11 +353,11 @@ func (m *memory) isPaused(topic int32, now time.Time) bool {
 
 // predecessor is the id of the key's nearest unreleased row before seq.
 func (m *memory) predecessor(seq int64) string {
-	ref := m.win.ref(seq)
-	if ref == nil || ref.prev == 0 {
+	prev := m.win.chain(seq).prev
+	if prev == 0 {
 		return ""
 	}
-	return m.win.ref(ref.prev).id.String()
+	return m.win.ref(prev).id.String()
 }
 
 // outgoing is a row as it travels.
@@ -382,8 +382,8 @@ func (r *Relay) acknowledged(m *memory, a ack, now time.Time) {
 		return
 	}
 	delete(m.paused, ref.topic)
-	if ref.next != 0 {
-		m.nowReady(ref.next)
+	if next := m.win.chain(a.seq).next; next != 0 {
+		m.nowReady(next)
 	}
 	m.note(now)
 	m.unsavedAcks++

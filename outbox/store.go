@@ -16,7 +16,7 @@ type Execer interface {
 
 // Transaction is what Publish takes: an open transaction of the outbox's database. Commit and Rollback are markers and
 // never called; they keep *sql.DB, *sql.Conn and the like from compiling, whose inserts would commit by themselves.
-// *sql.Tx, sqlx.Tx, bun.Tx, GORM's and ent's transactions fit, and so does Tx.
+// *sql.Tx, *sqlx.Tx, the *sql.Tx in a bun.Tx and ent's *Tx fit, and so does Tx; adapters/orm has GORM's.
 type Transaction interface {
 	Execer
 	Commit() error

@@ -8,14 +8,13 @@ import (
 )
 
 // window is what a relay knows of the unreleased rows of its outbox: id, topic, age and the chain of each ordering key. It
-// holds no payloads: a waiting row costs some fifty bytes.
+// holds no payloads: a waiting row costs 24 bytes, and as many again where it has a key.
 type window struct {
-	rows   *roaring64.Bitmap            // row numbers of all unreleased rows
-	topics []topicRows                  // by topic index
-	index  map[string]int32             // topic name → index
-	chunks map[int64]*[chunkRows]rowRef // by row number / chunkRows
-	counts map[int64]int                // rows in the chunk
-	tails  map[uint64]int64             // key hash → the key's last unreleased row
+	rows   *roaring64.Bitmap // row numbers of all unreleased rows
+	topics []topicRows       // by topic index
+	index  map[string]int32  // topic name → index
+	chunks map[int64]*chunk  // by row number / chunkRows
+	tails  map[uint64]int64  // key hash → the key's last unreleased row
 	seed   maphash.Seed
 }
 
@@ -26,18 +25,29 @@ type topicRows struct {
 
 const chunkRows = 128
 
+// chunk holds neighbouring rows.
+type chunk struct {
+	refs  [chunkRows]rowRef
+	count int
+	links *[chunkRows]link // nil while none of them has a key
+}
+
 type rowRef struct {
-	id         uuid.UUID
+	id     uuid.UUID
+	topic  int32
+	madeAt uint32 // Unix seconds
+}
+
+// link is a row's place in the chain of its key's unreleased rows.
+type link struct {
 	key        uint64 // hash of topic and key; 0: no order
-	prev, next int64  // neighbours in the key's chain of unreleased rows; 0: none
-	topic      int32
-	madeAt     uint32 // Unix seconds
+	prev, next int64  // neighbours; 0: none
 }
 
 func newWindow() *window {
 	return &window{
-		rows: roaring64.New(), index: map[string]int32{}, chunks: map[int64]*[chunkRows]rowRef{},
-		counts: map[int64]int{}, tails: map[uint64]int64{}, seed: maphash.MakeSeed(),
+		rows: roaring64.New(), index: map[string]int32{}, chunks: map[int64]*chunk{},
+		tails: map[uint64]int64{}, seed: maphash.MakeSeed(),
 	}
 }
 
@@ -45,10 +55,21 @@ func (w *window) has(seq int64) bool { return w.rows.Contains(uint64(seq)) }
 
 func (w *window) ref(seq int64) *rowRef {
 	if c := w.chunks[seq/chunkRows]; c != nil && w.has(seq) {
-		return &c[seq%chunkRows]
+		return &c.refs[seq%chunkRows]
 	}
 	return nil
 }
+
+// chain returns the row's place in its key's chain; that of a row without a key is nowhere.
+func (w *window) chain(seq int64) link {
+	if c := w.chunks[seq/chunkRows]; c != nil && c.links != nil {
+		return c.links[seq%chunkRows]
+	}
+	return link{}
+}
+
+// linkOf is for changing it. The row has a key.
+func (w *window) linkOf(seq int64) *link { return &w.chunks[seq/chunkRows].links[seq%chunkRows] }
 
 // add takes a row in; false if it was known, or if its id is no UUID and no receipt could ever name it.
 func (w *window) add(r *Row) bool {
@@ -58,17 +79,19 @@ func (w *window) add(r *Row) bool {
 	}
 	c := w.chunks[r.Seq/chunkRows]
 	if c == nil {
-		c = new([chunkRows]rowRef)
+		c = new(chunk)
 		w.chunks[r.Seq/chunkRows] = c
 	}
-	w.counts[r.Seq/chunkRows]++
-	ref := &c[r.Seq%chunkRows]
+	c.count++
+	ref := &c.refs[r.Seq%chunkRows]
 	*ref = rowRef{id: id, topic: w.topicIndex(r.Topic), madeAt: uint32(max(0, r.Time.Unix()))}
 	w.rows.Add(uint64(r.Seq))
 	w.topics[ref.topic].rows.Add(uint64(r.Seq))
 	if r.Key != "" {
-		ref.key = w.hash(r.Topic, r.Key)
-		w.link(r.Seq, ref)
+		if c.links == nil {
+			c.links = new([chunkRows]link)
+		}
+		w.link(r.Seq, w.hash(r.Topic, r.Key))
 	}
 	return true
 }
@@ -102,53 +125,63 @@ func (w *window) hash(topic, key string) uint64 {
 }
 
 // link puts a row into its key's chain, by row number. Nearly always it is the new tail.
-func (w *window) link(seq int64, ref *rowRef) {
-	tail, ok := w.tails[ref.key]
+func (w *window) link(seq int64, key uint64) {
+	self := w.linkOf(seq)
+	self.key = key
+	tail, ok := w.tails[key]
 	if !ok || tail < seq {
-		w.tails[ref.key] = seq
+		w.tails[key] = seq
 		if ok {
-			ref.prev = tail
-			w.ref(tail).next = seq
+			self.prev = tail
+			w.linkOf(tail).next = seq
 		}
 		return
 	}
-	after := w.ref(tail)
 	at := tail
+	after := w.linkOf(at)
 	for after.prev > seq {
 		at = after.prev
-		after = w.ref(at)
+		after = w.linkOf(at)
 	}
-	ref.prev, ref.next = after.prev, at
+	self.prev, self.next = after.prev, at
 	after.prev = seq
-	if ref.prev != 0 {
-		w.ref(ref.prev).next = seq
+	if self.prev != 0 {
+		w.linkOf(self.prev).next = seq
 	}
 }
 
-// remove forgets a released row; the chain closes over it, so that a later row of the key names the nearest one left.
+// unlink closes the chain over a row, so that a later row of the key names the nearest one left.
+func (w *window) unlink(seq int64) {
+	self := w.chain(seq)
+	if self.key == 0 {
+		return
+	}
+	if self.prev != 0 {
+		w.linkOf(self.prev).next = self.next
+	}
+	switch {
+	case self.next != 0:
+		w.linkOf(self.next).prev = self.prev
+	case self.prev != 0:
+		w.tails[self.key] = self.prev
+	default:
+		delete(w.tails, self.key)
+	}
+	*w.linkOf(seq) = link{}
+}
+
+// remove forgets a released row.
 func (w *window) remove(seq int64) {
 	ref := w.ref(seq)
 	if ref == nil {
 		return
 	}
-	if ref.key != 0 {
-		if ref.prev != 0 {
-			w.ref(ref.prev).next = ref.next
-		}
-		switch {
-		case ref.next != 0:
-			w.ref(ref.next).prev = ref.prev
-		case ref.prev != 0:
-			w.tails[ref.key] = ref.prev
-		default:
-			delete(w.tails, ref.key)
-		}
-	}
+	w.unlink(seq)
 	w.rows.Remove(uint64(seq))
 	w.topics[ref.topic].rows.Remove(uint64(seq))
 	*ref = rowRef{}
-	if w.counts[seq/chunkRows]--; w.counts[seq/chunkRows] == 0 {
-		delete(w.counts, seq/chunkRows)
+	c := w.chunks[seq/chunkRows]
+	if c.count--; c.count == 0 {
 		delete(w.chunks, seq/chunkRows)
 	}
 }

@@ -18,7 +18,7 @@ func testRow(seq int64, topic, key string) *Row {
 // chainOf walks a key's chain from its tail.
 func chainOf(w *window, topic, key string) []int64 {
 	var out []int64
-	for seq := w.tails[w.hash(topic, key)]; seq != 0; seq = w.ref(seq).prev {
+	for seq := w.tails[w.hash(topic, key)]; seq != 0; seq = w.chain(seq).prev {
 		out = append([]int64{seq}, out...)
 	}
 	return out
@@ -47,8 +47,8 @@ func TestWindowChainsAreByRowNumberWhateverOrderRowsAppearIn(t *testing.T) {
 	if got, want := chainOf(w, "pay", "k"), []int64{2, 7, 9}; !slices.Equal(got, want) {
 		t.Errorf("chain %v, want %v", got, want)
 	}
-	if ref := w.ref(2); ref.prev != 0 || ref.next != 7 {
-		t.Errorf("head: %+v", ref)
+	if at := w.chain(2); at.prev != 0 || at.next != 7 {
+		t.Errorf("head: %+v", at)
 	}
 	if w.chunks[300/chunkRows] != nil {
 		t.Error("a chunk without rows was kept")
