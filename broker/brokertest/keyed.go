@@ -7,7 +7,15 @@ import (
 	"github.com/twostep-mq/twostep/broker"
 )
 
+func (h Harness) needsStandby(t *testing.T) {
+	t.Helper()
+	if h.Shared {
+		t.Skip("readers of this broker do not stand by for each other")
+	}
+}
+
 func testKeyedOneAtATime(t *testing.T, h Harness) {
+	h.needsStandby(t)
 	b := h.Connect(t)
 	src := topicWith(t, b, "keyed", true)
 	var running atomic.Int64
@@ -37,6 +45,7 @@ func testKeyedOneAtATime(t *testing.T, h Harness) {
 
 // A reader that ends hands over at once, in order, and nothing looks as if it had been tried.
 func testKeyedGoodbye(t *testing.T, h Harness) {
+	h.needsStandby(t)
 	b := h.Connect(t)
 	src := topicWith(t, b, "goodbye", true)
 	src.MaxBatch = 10
@@ -70,6 +79,7 @@ func testKeyedGoodbye(t *testing.T, h Harness) {
 
 // A reader that dies leaves messages in the middle. The next one begins with them, in order, and is warned of them.
 func testKeyedDeath(t *testing.T, h Harness) {
+	h.needsStandby(t)
 	b, victim := h.Connect(t), h.Connect(t)
 	src := topicWith(t, b, "death", true)
 	src.MaxBatch = 10

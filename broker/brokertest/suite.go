@@ -29,6 +29,9 @@ type Harness struct {
 	InboxMessages int
 	// TooLarge is a payload size the broker refuses.
 	TooLarge int
+	// Shared: readers of a keyed subscription share it instead of standing by for each other, as on an old server. Order is then kept by
+	// twostep alone, with more messages sent again; what tests the standing by is skipped.
+	Shared bool
 }
 
 // Run runs the suite. open makes a broker that nobody else uses.

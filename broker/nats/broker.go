@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -148,7 +149,24 @@ func (b *Broker) open(nc *nats.Conn) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.nc, b.js, b.pub, b.ids = nc, js, pub, newIdentities()
+	if v := nc.ConnectedServerVersion(); !atLeast(v, oldest) {
+		b.log.Warn("this NATS server is old: readers of a keyed subscription or an inbox share it instead of standing by for each other, and order is "+
+			"kept by sending messages again, which is slow; update the server", "version", v, "wanted", oldest)
+	}
 	return nil
+}
+
+// oldest is the version of nats-server that knows readers that stand by for each other.
+const oldest = "2.11.0"
+
+// atLeast compares versions by their numbers; what has none counts as new.
+func atLeast(version, least string) bool {
+	var v, l [3]int
+	_, _ = fmt.Sscanf(least, "%d.%d.%d", &l[0], &l[1], &l[2])
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 2 {
+		return true
+	}
+	return slices.Compare(v[:], l[:]) >= 0
 }
 
 // Close ends the connection: what was written before is sent, publishes without an answer fail with broker.ErrClosed.
