@@ -182,11 +182,15 @@ func testSlowHandler(t *testing.T, h Harness) {
 }
 
 func testShared(t *testing.T, h Harness) {
-	b := h.Connect(t)
+	connect := h.Connect
+	if h.Spread != nil {
+		connect = h.Spread
+	}
+	b := connect(t)
 	src := topicWith(t, b, "shared", false)
 	src.MaxBatch = 20
 	slowly := func([]broker.Delivery) error { time.Sleep(time.Millisecond); return nil }
-	r1, r2 := read(t, h.Connect(t), src, slowly), read(t, h.Connect(t), src, slowly)
+	r1, r2 := read(t, connect(t), src, slowly), read(t, connect(t), src, slowly)
 	mustPublish(t, b, messages("shared", 1, 2000))
 	eventually(t, func() error {
 		if n := len(r1.deliveries()) + len(r2.deliveries()); n < 2000 {

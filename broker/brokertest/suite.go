@@ -32,6 +32,8 @@ type Harness struct {
 	// Shared: readers of a keyed subscription share it instead of standing by for each other, as on an old server. Order is then kept by
 	// twostep alone, with more messages sent again; what tests the standing by is skipped.
 	Shared bool
+	// Spread makes a connection whose topics have several partitions, where readers share a subscription by partition; nil: Connect's do.
+	Spread func(t *testing.T) broker.Broker
 }
 
 // Run runs the suite. open makes a broker that nobody else uses.

@@ -61,11 +61,16 @@ func (b *Broker) api(ctx context.Context, call func(context.Context) error) erro
 func (b *Broker) apiOnce(ctx context.Context, call func(context.Context) error) error {
 	actx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
-	link := b.link.current()
+	link, start := b.link.current(), time.Now()
 	defer context.AfterFunc(link, cancel)()
 	err := call(actx)
 	if err != nil && ctx.Err() == nil && link.Err() != nil && errors.Is(err, context.Canceled) {
 		return errConnectionLost
+	}
+	if err != nil && actx.Err() != nil && ctx.Err() == nil {
+		if refused := b.rights.since(start); refused != nil {
+			return refused
+		}
 	}
 	return connError(err)
 }

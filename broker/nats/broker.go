@@ -32,6 +32,8 @@ type Broker struct {
 	pub   *publisher
 	ids   *identities
 	link  *link
+	// rights are what the server refused.
+	rights rights
 
 	mu sync.Mutex
 	// watchers are called after each reconnect.
@@ -108,6 +110,9 @@ func (b *Broker) options() ([]nats.Option, error) {
 			subject := ""
 			if sub != nil {
 				subject = sub.Subject
+			}
+			if to, ok := refusedSubject(err); ok {
+				b.refused(to)
 			}
 			b.log.Warn("broker connection", "subject", subject, "error", err)
 		}),

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/twostep-mq/twostep/broker"
@@ -16,6 +18,8 @@ const (
 	oldestServer = "2.11.0"
 	// leastPayload is a message of the largest size with its headers, twostep's own among them.
 	leastPayload = 1_000_000 + 16<<10
+	// examineWait bounds waiting for one answer.
+	examineWait = 5 * time.Second
 )
 
 // Examine looks at everything that twostep rests on at the broker, for `twostep doctor`: the server's version and limits, JetStream, the
@@ -76,11 +80,9 @@ func (e *examination) payload() {
 
 // jetStream reports whether streams can be looked at.
 func (e *examination) jetStream(ctx context.Context) bool {
-	var info *jetstream.AccountInfo
-	err := e.b.api(ctx, func(ctx context.Context) (err error) {
-		info, err = e.b.js.AccountInfo(ctx)
-		return err
-	})
+	asked, cancel := context.WithTimeout(ctx, examineWait)
+	defer cancel()
+	info, err := e.b.js.AccountInfo(asked)
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		e.add("JetStream", broker.LevelError, "off", "the server keeps no messages", "jetstream: enabled in the server's configuration (and for this account), then restart it")
@@ -174,8 +176,12 @@ func (e *examination) compare(info *jetstream.StreamInfo, want jetstream.StreamC
 // rights: a request that nobody answers shows that this user may ask and hear the answer.
 func (e *examination) rights(ctx context.Context) {
 	subject := e.b.names.requestSubject("doctor")
+	ctx, cancel := context.WithTimeout(ctx, examineWait)
+	defer cancel()
 	_, err := e.b.Request(ctx, "doctor", nil)
-	if err == nil || errors.Is(err, broker.ErrNoAnswer) && ctx.Err() == nil {
+	// That nobody answers this name the server says at once. Where it says nothing, the request was refused.
+	silent := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
+	if err == nil || errors.Is(err, broker.ErrNoAnswer) && !silent {
 		e.add("rights", broker.LevelOK, "may ask on "+e.b.names.prefix+".q.>", "", "")
 		return
 	}

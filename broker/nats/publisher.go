@@ -49,6 +49,7 @@ type slot struct {
 	token    uint64 // 0: nobody waits
 	done     func(offset uint64, err error)
 	deadline time.Time
+	subject  string
 	// connection counts reconnects: what was sent on an earlier connection is lost or unknown.
 	connection uint64
 }
@@ -95,7 +96,7 @@ func (p *publisher) send(ctx context.Context, m *nats.Msg, done func(offset uint
 	}
 	p.count++
 	token := p.count<<16 | uint64(i)
-	p.slots[i] = slot{token: token, done: done, deadline: time.Now().Add(p.timeout), connection: p.nc.Stats().Reconnects}
+	p.slots[i] = slot{token: token, done: done, subject: m.Subject, deadline: time.Now().Add(p.timeout), connection: p.nc.Stats().Reconnects}
 	p.mu.Unlock()
 	var reply [80]byte
 	m.Reply = string(strconv.AppendUint(append(reply[:0], p.prefix...), token, 36))

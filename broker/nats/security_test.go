@@ -317,3 +317,38 @@ func TestDeclareOff(t *testing.T) {
 		t.Errorf("a stream that drops old messages was taken for one that refuses new ones: %v", err)
 	}
 }
+
+// What the account may not do is said, with the subject, by the call that wanted it.
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	s := external(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "all", Password: "p"},
+			{Username: "few", Password: "p", Permissions: &server.Permissions{
+				Publish: &server.SubjectPermission{Allow: []string{"$JS.API.STREAM.INFO.>", "$JS.API.CONSUMER.>", "$JS.ACK.>"}},
+			}},
+		}
+	})
+	ctx := t.Context()
+	all, err := natsbroker.Connect(ctx, natsbroker.Config{URL: s.ClientURL(), User: "all", Password: "p"})
+	must(t, err)
+	defer func() { _ = all.Close(context.Background()) }()
+	must(t, errors.Join(all.EnsureTopic(ctx, broker.TopicSpec{Name: "pay"}), all.PutState(ctx, "k", nil)))
+	few, err := natsbroker.Connect(ctx, natsbroker.Config{URL: s.ClientURL(), User: "few", Password: "p"})
+	must(t, err)
+	defer func() { _ = few.Close(context.Background()) }()
+	published := make(chan error, 1)
+	few.Publish(ctx, []*broker.Message{{ID: "m", Topic: "pay"}}, func(_ int, _ broker.Position, err error) { published <- err })
+	for what, c := range map[string]struct {
+		err     error
+		subject string
+	}{
+		"publish":  {<-published, "twostep.t.pay.p0"},
+		"state":    {few.PutState(ctx, "registry.head", []byte("forged")), "twostep.s.registry.head"},
+		"creating": {few.EnsureTopic(ctx, broker.TopicSpec{Name: "other"}), "$JS.API.STREAM.CREATE.twostep-t-other"},
+	} {
+		if !errors.Is(c.err, natsbroker.ErrDenied) || !strings.Contains(c.err.Error(), `"`+c.subject+`"`) {
+			t.Errorf("%s: %v", what, c.err)
+		}
+	}
+}

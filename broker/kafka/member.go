@@ -1,0 +1,143 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+const (
+	// protocolType and protocolName are what members of a group must have in common.
+	protocolType = "consumer"
+	protocolName = "twostep-sticky"
+)
+
+// member is this process in a consumer group. kafka-go's ConsumerGroup falls silent while a reader drains, so that a slow handler is put
+// out of the group and its messages run elsewhere, too; it cannot tell where a partition was; and its commits carry no metadata.
+// So the protocol is spoken here, with kafka-go's requests.
+type member struct {
+	b     *Broker
+	group string
+	// id is what the group calls this member; empty: it does not know it.
+	id string
+	// owned are the partitions it has in the last generation.
+	owned []int
+}
+
+// generation is a member's part in a group until the next one joins or leaves.
+type generation struct {
+	membership
+	partitions []int
+}
+
+// join takes part in the group's next generation. It returns when all members have, which can take as long as their handlers
+// run.
+func (m *member) join(ctx context.Context, info topicInfo) (generation, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.b.cfg.RebalanceTimeout+m.b.cfg.SessionTimeout+callWait)
+	defer cancel()
+	answer, err := m.b.client.JoinGroup(ctx, m.joinRequest(info))
+	if err == nil {
+		err = answer.Error
+	}
+	if errors.Is(err, kafka.MemberIDRequired) {
+		m.id = answer.MemberID
+		answer, err = m.b.client.JoinGroup(ctx, m.joinRequest(info))
+		if err == nil {
+			err = answer.Error
+		}
+	}
+	if err != nil {
+		return generation{}, m.failed(err, "join group "+m.group)
+	}
+	m.id = answer.MemberID
+	sync := &kafka.SyncGroupRequest{
+		GroupID: m.group, GenerationID: answer.GenerationID, MemberID: m.id, ProtocolType: protocolType, ProtocolName: protocolName,
+	}
+	if answer.LeaderID == answer.MemberID {
+		sync.Assignments = m.lead(info, answer.Members)
+	}
+	synced, err := m.b.client.SyncGroup(ctx, sync)
+	if err == nil {
+		err = synced.Error
+	}
+	if err != nil {
+		return generation{}, m.failed(err, "join group "+m.group)
+	}
+	m.owned = nil
+	for _, p := range synced.Assignment.AssignedPartitions[info.name] {
+		if p < len(info.leaders) {
+			m.owned = append(m.owned, p)
+		}
+	}
+	return generation{membership{m.id, answer.GenerationID}, m.owned}, nil
+}
+
+// joinRequest names the partitions that there are: a member that sees more of them makes the group divide them anew.
+func (m *member) joinRequest(info topicInfo) *kafka.JoinGroupRequest {
+	return &kafka.JoinGroupRequest{
+		GroupID: m.group, MemberID: m.id, ProtocolType: protocolType,
+		SessionTimeout: m.b.cfg.SessionTimeout, RebalanceTimeout: m.b.cfg.RebalanceTimeout,
+		Protocols: []kafka.GroupProtocol{{Name: protocolName, Metadata: kafka.GroupProtocolSubscription{
+			Topics: []string{info.name}, UserData: []byte(info.id + " " + strconv.Itoa(len(info.leaders))),
+			OwnedPartitions: map[string][]int{info.name: m.owned},
+		}}},
+	}
+}
+
+// lead divides the partitions among the members.
+func (m *member) lead(info topicInfo, members []kafka.JoinGroupResponseMember) []kafka.SyncGroupRequestAssignment {
+	claimants := make([]claimant, len(members))
+	for i, other := range members {
+		claimants[i] = claimant{other.ID, other.Metadata.OwnedPartitions[info.name]}
+	}
+	var out []kafka.SyncGroupRequestAssignment
+	for id, partitions := range assign(len(info.leaders), claimants) {
+		out = append(out, kafka.SyncGroupRequestAssignment{
+			MemberID: id, Assignment: kafka.GroupProtocolAssignment{AssignedPartitions: map[string][]int{info.name: partitions}},
+		})
+	}
+	return out
+}
+
+// failed forgets what the group no longer holds true of this member.
+func (m *member) failed(err error, what string) error {
+	if errors.Is(err, kafka.UnknownMemberId) || errors.Is(err, kafka.FencedInstanceID) {
+		m.id, m.owned = "", nil
+	}
+	if errors.Is(err, kafka.IllegalGeneration) {
+		m.owned = nil
+	}
+	return fmt.Errorf("broker/kafka: %w", explain(err, what))
+}
+
+// beat tells the group that this member lives.
+func (m *member) beat(ctx context.Context, g generation) error {
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	answer, err := m.b.client.Heartbeat(ctx, &kafka.HeartbeatRequest{GroupID: m.group, GenerationID: int32(g.generation), MemberID: g.member})
+	if err == nil {
+		err = answer.Error
+	}
+	return err
+}
+
+// beatEvery is the time between heartbeats, and bounds how soon members learn of others.
+func (m *member) beatEvery() time.Duration { return min(m.b.cfg.SessionTimeout/5, time.Second) }
+
+// leave hands the partitions over at once.
+func (m *member) leave(ctx context.Context) {
+	if m.id == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellWait)
+	defer cancel()
+	_, err := m.b.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{GroupID: m.group, Members: []kafka.LeaveGroupRequestMember{{ID: m.id}}})
+	if err != nil {
+		m.b.log.Debug("reader did not leave its group", "group", m.group, "error", err)
+	}
+	m.id, m.owned = "", nil
+}
