@@ -27,6 +27,15 @@ func (g *gaps) add(from, to int64, since time.Time, mark string) {
 
 func (g *gaps) empty() bool { return len(g.open) == 0 }
 
+// pause is how long to wait between two looks at the gaps, by the age of the youngest.
+func (g *gaps) pause(now time.Time) time.Duration {
+	if g.empty() {
+		return probeEvery
+	}
+	age := now.Sub(g.open[len(g.open)-1].since)
+	return min(max(probeEvery, time.Duration(probeShare*float64(age))), probeSeldom)
+}
+
 // probe returns the gaps as the store wants them, the youngest first: where probing takes several reads, a late row's successor
 // must not be found before it.
 func (g *gaps) probe(now time.Time) []Gap {

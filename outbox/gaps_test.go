@@ -77,6 +77,32 @@ func TestGapsAreProbedYoungestFirst(t *testing.T) {
 	}
 }
 
+// TestOldGapsAreProbedSeldom: an open transaction costs a database few reads, and the youngest gap counts.
+func TestOldGapsAreProbedSeldom(t *testing.T) {
+	t.Parallel()
+	var g gaps
+	at := time.Unix(1000, 0)
+	g.add(1, 2, at, "a")
+	var looks int
+	for now := at; now.Before(at.Add(time.Minute)); now = now.Add(g.pause(now)) {
+		looks++
+	}
+	if looks > 120 {
+		t.Errorf("an open gap is looked at %d times in its first minute", looks)
+	}
+	for age, want := range map[time.Duration]time.Duration{
+		0: probeEvery, time.Millisecond: probeEvery, time.Second: 100 * time.Millisecond, 10 * time.Second: time.Second, time.Hour: time.Second,
+	} {
+		if got := g.pause(at.Add(age)); got != want {
+			t.Errorf("a gap %v old is looked at after %v, want %v", age, got, want)
+		}
+	}
+	g.add(5, 6, at.Add(time.Hour), "b")
+	if got := g.pause(at.Add(time.Hour)); got != probeEvery {
+		t.Errorf("a young gap beside an old one is looked at after %v", got)
+	}
+}
+
 // TestGapsBelow: what a relay before left open are the zeros of the broker's bitmap that are no rows.
 func TestGapsBelow(t *testing.T) {
 	t.Parallel()

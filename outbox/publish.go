@@ -14,8 +14,11 @@ import (
 )
 
 const (
-	// probeEvery is how often open gaps are looked at.
-	probeEvery = 5 * time.Millisecond
+	// Open gaps are looked at every probeEvery, less often as they grow old: a row that came late waits probeShare of the time it was late,
+	// and no more than probeSeldom. (A ring, and a row found behind the cursor, make the relay look at once.)
+	probeEvery  = 5 * time.Millisecond
+	probeShare  = 0.1
+	probeSeldom = time.Second
 	// probeMost gaps are asked about in one read, which brings at most as many rows.
 	probeMost = 500
 	// scanEvery bounds how often a busy doorbell makes the relay read the table.
@@ -107,7 +110,7 @@ func (r *Relay) gapNow(m *memory) time.Duration {
 // probe reads what has appeared in gaps: in all of them, the highest first, since a row just found may have its predecessor in any
 // lower one.
 func (r *Relay) probe(ctx context.Context, m *memory, now time.Time) error {
-	if m.gaps.empty() || now.Sub(m.probeAt) < probeEvery && now.After(m.scanAt) {
+	if m.gaps.empty() || now.Sub(m.probeAt) < m.gaps.pause(now) && now.After(m.scanAt) {
 		return nil
 	}
 	m.probeAt = time.Time{} // where it fails, the next round probes before it publishes what was scanned

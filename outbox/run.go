@@ -49,10 +49,11 @@ func (r *Relay) Run(ctx context.Context) error {
 	var reader reader
 	defer func() { reader.stop() }()
 	var stopAnswers func()
+	rounds := complaint{log: r.log}
 	for ctx.Err() == nil {
 		next, err := r.Step(round)
-		if err != nil && ctx.Err() == nil {
-			r.log.Warn("relay round failed; it is tried again", "error", err)
+		if ctx.Err() == nil {
+			rounds.about(err, r.cfg.Now())
 		}
 		if leads := r.Leads(); leads && !reader.running() {
 			reader.start(work, r, inbox)

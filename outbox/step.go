@@ -207,7 +207,7 @@ func (r *Relay) due(m *memory, now time.Time) time.Time {
 		}
 	}
 	if !m.gaps.empty() {
-		sooner(m.probeAt.Add(probeEvery))
+		sooner(m.probeAt.Add(m.gaps.pause(now)))
 	}
 	if m.unsaved > 0 || len(m.settle) > 0 || m.registryDirty {
 		sooner(m.unsavedSince.Add(r.cfg.Linger))

@@ -96,7 +96,8 @@ func (o *Owner) hearHead(ev broker.StateEvent) (due bool) {
 		o.todo.head = true
 		return true
 	case head.Version > o.reg.version:
-		o.loaded = false // a server with the same store was faster
+		o.loaded = false // a server with the same store was faster: read what it has changed
+		return true
 	}
 	return false
 }

@@ -3,19 +3,14 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
-	"fmt"
 	"os"
-
-	"github.com/mattn/go-sqlite3"
 )
 
-// conn is one connection. database/sql uses it from one goroutine at a time.
+// conn is what database/sql takes for a connection, and uses from one goroutine at a time: a session. It has a connection to the file
+// of its own, and writing transactions borrow the one that the file's writers share.
 type conn struct {
-	inner *sqlite3.SQLiteConn
-	drv   *fileDriver
-	file  os.FileInfo
-	life  int
-	tx    *tx // what BeginTx began, until Commit or Rollback
+	*link       // what statements run on
+	home  *link // the session's own while it has borrowed another; else nil
 }
 
 var (
@@ -29,57 +24,45 @@ var (
 	_ driver.Validator          = (*conn)(nil)
 )
 
-// walPages is the length of the write-ahead log, in pages of 4 KiB, at which SQLite copies it into the database: with an fsync of each. An
-// outbox row triples the pages of a small transaction, and most of them are the same few pages again, which are copied once.
-const walPages = "4000"
-
-// setUp notes which file this is, checks that the settings hold, and hangs in the hooks that watch transactions.
-func (c *conn) setUp() error {
-	file, err := os.Stat(c.drv.path)
-	if err != nil {
-		return err
+// borrow makes the session use the connection that writers share; it is in at the gate. A session whose own connection is altered, or in
+// a transaction begun by hand, goes on with that: its statements may rely on it.
+func (c *conn) borrow(ctx context.Context) error {
+	if c.altered || !c.inner.AutoCommit() {
+		return nil
 	}
-	c.file, c.life = file, c.drv.lifeOf(file)
-	for _, want := range []struct {
-		pragma, value, why string
-	}{
-		{"journal_mode", "wal", "the file system may not support shared memory (a network file system): use a local disk"},
-		{"synchronous", "2", "commits would not survive a power loss"},
-		{"encoding", "UTF-8", "identifiers would not be compared byte for byte: make the database without PRAGMA encoding"},
-	} {
-		got, err := c.readPragma(want.pragma)
-		if err != nil {
+	w := c.drv.file.take()
+	if w != nil && !os.SameFile(w.file, c.file) {
+		// One of the two is of a file that is not there any more.
+		if now, err := os.Stat(c.drv.path); err != nil || !os.SameFile(w.file, now) {
+			_ = w.inner.Close()
+			w = nil
+		}
+	}
+	if w == nil {
+		var err error
+		// It waits for writers of other processes in Go, not in SQLite.
+		if w, err = c.drv.dial(ctx, false, 0); err != nil {
 			return err
 		}
-		if got != want.value {
-			return fmt.Errorf("PRAGMA %s is %s and must be %s: %s", want.pragma, got, want.value, want.why)
-		}
 	}
-	if _, err := c.inner.ExecContext(context.Background(), "PRAGMA wal_autocheckpoint = "+walPages, nil); err != nil {
-		return err
-	}
-	c.inner.RegisterCommitHook(c.onCommit)
-	c.inner.RegisterRollbackHook(c.onRollback)
+	w.drv = c.drv
+	c.home, c.link = c.link, w
 	return nil
 }
 
-func (c *conn) readPragma(name string) (string, error) {
-	rows, err := c.inner.QueryContext(context.Background(), "PRAGMA "+name, nil)
-	if err != nil {
-		return "", err
+// giveBack returns what borrow borrowed. What its transaction altered ends with it: the next writer has a right to a connection like any
+// other, and to one that works.
+func (c *conn) giveBack() {
+	if c.home == nil {
+		return
 	}
-	defer func() { _ = rows.Close() }()
-	values := make([]driver.Value, 1)
-	if err := rows.Next(values); err != nil {
-		return "", fmt.Errorf("PRAGMA %s: %w", name, err)
+	w := c.link
+	c.link, c.home = c.home, nil
+	if w.altered || w.broken || !w.inner.AutoCommit() {
+		_ = w.inner.Close()
+		return
 	}
-	return fmt.Sprint(values[0]), nil
-}
-
-// run executes SQL without arguments, uncached and uninterruptible.
-func (c *conn) run(sql string) error {
-	_, err := c.inner.ExecContext(context.Background(), sql, nil)
-	return err
+	c.drv.file.put(w)
 }
 
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
@@ -91,18 +74,20 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if !c.inner.AutoCommit() { // a BEGIN of the caller's own: it holds its locks already
 		return c.exec(ctx, query, args)
 	}
-	// A single statement is a writer like others and queues with them.
-	if err := c.drv.gate.enter(ctx, c.drv.busyTimeout); err != nil {
+	// A single statement is a writer like others and queues with them. It runs on the session's own connection: it may be one that
+	// means the connection (PRAGMA, BEGIN), or be followed by SELECT last_insert_rowid().
+	if err := c.drv.file.gate.enter(ctx, c.drv.busyTimeout); err != nil {
 		return nil, explain("write", c.drv.path, err)
 	}
-	defer c.drv.gate.leave()
+	defer c.drv.file.gate.leave()
 	return c.exec(ctx, query, args)
 }
 
 func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.tell(query)
 	res, err := c.inner.ExecContext(ctx, query, args)
 	if err != nil {
-		return nil, explainStorage(c.drv.path, err)
+		return nil, explainStorage(c.drv.path, c.note(err))
 	}
 	return res, nil
 }
@@ -117,23 +102,29 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 }
 
 func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.tell(query)
 	rows, err := c.inner.QueryContext(ctx, query, args)
 	if err != nil {
-		return nil, explainStorage(c.drv.path, err)
+		return nil, explainStorage(c.drv.path, c.note(err))
+	}
+	if c.home != nil {
+		return c.tx.watch(rows)
 	}
 	return rows, nil
 }
 
+// PrepareContext looks whether the statement is right. Which connection it will run on is not known yet; each keeps the statements it
+// ran prepared.
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	s, err := c.inner.PrepareContext(ctx, query)
 	if err != nil {
-		return nil, explainStorage(c.drv.path, err)
+		return nil, explainStorage(c.drv.path, c.note(err))
 	}
-	inner, ok := s.(*sqlite3.SQLiteStmt)
-	if !ok {
-		return nil, fmt.Errorf("sqlite: unexpected statement %T", s)
+	inputs := s.NumInput()
+	if err := s.Close(); err != nil {
+		return nil, err
 	}
-	return &stmt{SQLiteStmt: inner, conn: c}, nil
+	return &stmt{conn: c, query: query, inputs: inputs}, nil
 }
 
 // Prepare and Begin are part of driver.Conn; database/sql calls their successors.
@@ -159,47 +150,51 @@ func (c *conn) ResetSession(context.Context) error {
 
 // IsValid is called when a connection comes back to the pool. One that still is in a transaction (a BEGIN of the
 // caller's own) is closed, which ends it.
-func (c *conn) IsValid() bool { return c.tx == nil && c.inner.AutoCommit() }
+func (c *conn) IsValid() bool { return c.tx == nil && !c.broken && c.inner.AutoCommit() }
 
 func (c *conn) Close() error {
-	err := c.inner.Close()
 	if t := c.tx; t != nil {
-		t.readOnly = t.readOnly && err != nil // nothing to reset on a closed connection
-		t.close()
+		_ = t.Rollback()
 	}
-	return err
+	return c.inner.Close()
 }
 
-// stmt is a prepared statement of the caller's.
+// stmt is a prepared statement of the caller's: it runs where its session's statements run.
 type stmt struct {
-	*sqlite3.SQLiteStmt
-	conn *conn
+	conn   *conn
+	query  string
+	inputs int
 }
+
+var (
+	_ driver.StmtExecContext  = (*stmt)(nil)
+	_ driver.StmtQueryContext = (*stmt)(nil)
+)
+
+func (s *stmt) NumInput() int { return s.inputs }
+func (s *stmt) Close() error  { return nil }
 
 func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	exec := func(ctx context.Context) (driver.Result, error) {
-		res, err := s.SQLiteStmt.ExecContext(ctx, args)
-		if err != nil {
-			return nil, explainStorage(s.conn.drv.path, err)
-		}
-		return res, nil
-	}
-	if s.conn.tx != nil {
-		return inTx(ctx, s.conn.tx, exec)
-	}
-	return exec(ctx)
+	return s.conn.ExecContext(ctx, s.query, args)
 }
 
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	query := func(ctx context.Context) (driver.Rows, error) {
-		rows, err := s.SQLiteStmt.QueryContext(ctx, args)
-		if err != nil {
-			return nil, explainStorage(s.conn.drv.path, err)
-		}
-		return rows, nil
+	return s.conn.QueryContext(ctx, s.query, args)
+}
+
+// Exec and Query are part of driver.Stmt; database/sql calls their successors.
+func (s *stmt) Exec(args []driver.Value) (driver.Result, error) {
+	return s.ExecContext(context.Background(), named(args))
+}
+
+func (s *stmt) Query(args []driver.Value) (driver.Rows, error) {
+	return s.QueryContext(context.Background(), named(args))
+}
+
+func named(args []driver.Value) []driver.NamedValue {
+	values := make([]driver.NamedValue, len(args))
+	for i, v := range args {
+		values[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
 	}
-	if s.conn.tx != nil {
-		return inTx(ctx, s.conn.tx, query)
-	}
-	return query(ctx)
+	return values
 }

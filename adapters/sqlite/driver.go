@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -16,14 +14,11 @@ import (
 // fileDriver is the database/sql driver of one Open. Being a type of our own it lets the constructors recognise a
 // database that Open opened.
 type fileDriver struct {
-	path        string // absolute, without symbolic links
-	busyTimeout time.Duration
-	gate        *gate
-	commitHook  func() // may be nil
-
-	mu   sync.Mutex
-	file os.FileInfo // the file as last connected to
-	life int         // counts the files that have stood at path
+	path          string // absolute, without symbolic links
+	busyTimeout   time.Duration
+	commitHook    func()       // may be nil
+	statementHook func(string) // may be nil
+	file          *dbFile
 }
 
 // Open is part of driver.Driver. database/sql calls the connector instead.
@@ -34,19 +29,27 @@ func (d *fileDriver) Open(string) (driver.Conn, error) {
 type connector struct{ drv *fileDriver }
 
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	return c.drv.connect(ctx, false)
+	l, err := c.drv.dial(ctx, false, c.drv.busyTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{link: l}, nil
 }
+
 func (c *connector) Driver() driver.Driver { return c.drv }
 
-// connect opens one connection and checks its settings.
-func (d *fileDriver) connect(ctx context.Context, create bool) (*conn, error) {
+// Close is called once, by Close of the *sql.DB.
+func (c *connector) Close() error { return c.drv.file.close() }
+
+// dial opens a connection to the file and checks its settings. SQLite itself waits for locks for up to busyTimeout.
+func (d *fileDriver) dial(ctx context.Context, create bool, busyTimeout time.Duration) (*link, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	var raw driver.Conn
 	// The change to WAL needs the file alone, and SQLite does not wait for it.
 	err := d.retry(ctx, func() (err error) {
-		raw, err = (&sqlite3.SQLiteDriver{}).Open(dsn(d.path, create, d.busyTimeout))
+		raw, err = (&sqlite3.SQLiteDriver{}).Open(dsn(d.path, create, busyTimeout))
 		return err
 	})
 	if err != nil {
@@ -59,23 +62,15 @@ func (d *fileDriver) connect(ctx context.Context, create bool) (*conn, error) {
 	if !ok {
 		return nil, fmt.Errorf("sqlite: open %s: unexpected connection %T", d.path, raw)
 	}
-	c := &conn{inner: inner, drv: d}
-	if err := c.setUp(); err != nil {
+	l := &link{inner: inner, drv: d}
+	if err := l.setUp(d.path); err != nil {
 		_ = inner.Close()
 		return nil, explain("open", d.path, err)
 	}
-	return c, nil
-}
-
-// life names the file at path as it is now: another name means another file.
-func (d *fileDriver) lifeOf(file os.FileInfo) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.file == nil || !os.SameFile(d.file, file) {
-		d.file = file
-		d.life++
+	if d.file != nil {
+		l.life = d.file.lifeOf(l.file)
 	}
-	return d.life
+	return l, nil
 }
 
 // Steps of the wait for a writer of another process. SQLite's own steps go up to 100 ms, and a process that polls so

@@ -1,6 +1,10 @@
 package sqlite
 
-import "database/sql"
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+)
 
 // Waiting counts the callers of Transact that wait for their turn.
 func Waiting(o *Outbox) int {
@@ -15,13 +19,36 @@ func Queued(db *sql.DB) int {
 	if err != nil {
 		return -1
 	}
-	drv.gate.mu.Lock()
-	defer drv.gate.mu.Unlock()
-	return len(drv.gate.waiting)
+	drv.file.gate.mu.Lock()
+	defer drv.file.gate.mu.Unlock()
+	return len(drv.file.gate.waiting)
 }
 
 // Queries whose plans a test looks at.
 var Queries = map[string]string{
 	"scan": scanRows, "scan without payload": scanRowsNoPayload, "read": readRows, "probe": probeRows, "delete": deleteMatching,
-	"counter": counterQuery, "barrier rows": barrierRows, "due": dueQuery, "next": nextQuery, "parked of id": parkedOfID, "parked of state": parkedOfState,
+	"identity": identityQuery, "barrier rows": barrierRows, "due": dueQuery, "next": nextQuery, "parked of id": parkedOfID, "parked of state": parkedOfState,
+}
+
+// Writer is the connection that the writers of db's file share; nil while it is in use, and before its first use.
+func Writer(db *sql.DB) any {
+	drv, err := opened(db)
+	if err != nil {
+		return err
+	}
+	drv.file.mu.Lock()
+	defer drv.file.mu.Unlock()
+	if drv.file.writer == nil {
+		return nil
+	}
+	return drv.file.writer
+}
+
+// Session is a connection of db outside of its pool.
+func Session(ctx context.Context, db *sql.DB) (driver.Conn, error) {
+	drv, err := opened(db)
+	if err != nil {
+		return nil, err
+	}
+	return (&connector{drv}).Connect(ctx)
 }

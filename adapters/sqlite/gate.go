@@ -69,25 +69,3 @@ func (g *gate) leave() {
 	g.waiting = g.waiting[1:]
 	close(next)
 }
-
-// gates is the one piece of package state: two *sql.DB of the same file must queue at the same gate, whoever opened
-// them. It affects only waiting times; an entry for each file ever opened stays, some hundred bytes.
-//
-//nolint:gochecknoglobals // see above: the queue of a file is the process's
-var gates = gateSet{byPath: map[string]*gate{}}
-
-type gateSet struct {
-	mu     sync.Mutex
-	byPath map[string]*gate
-}
-
-func (s *gateSet) get(path string) *gate {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g, ok := s.byPath[path]
-	if !ok {
-		g = &gate{}
-		s.byPath[path] = g
-	}
-	return g
-}

@@ -66,15 +66,15 @@ func (o *Outbox) write(ctx context.Context, op string, fn func(sqlTx *sql.Tx, li
 			return err
 		}
 		defer func() { _ = c.Close() }()
-		life, err := lifeOf(c)
-		if err != nil {
-			return err
-		}
 		sqlTx, err := c.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = sqlTx.Rollback() }()
+		life, err := lifeOf(c) // of the connection that writes
+		if err != nil {
+			return err
+		}
 		if err := fn(sqlTx, life); err != nil {
 			return err
 		}

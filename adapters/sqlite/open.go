@@ -30,9 +30,10 @@ const (
 type Option func(*options)
 
 type options struct {
-	busyTimeout time.Duration
-	mustExist   bool
-	commitHook  func()
+	busyTimeout   time.Duration
+	mustExist     bool
+	commitHook    func()
+	statementHook func(string)
 }
 
 // BusyTimeout is how long a writer waits for other writers, in this process or another, before its statement fails with
@@ -46,6 +47,12 @@ func MustExist() Option { return func(o *options) { o.mustExist = true } }
 // disk: for counting. fn must be quick and must not use the database.
 func WithCommitHook(fn func()) Option { return func(o *options) { o.commitHook = fn } }
 
+// WithStatementHook has fn called with the text of each statement before it runs, BEGIN and COMMIT among them, on whichever goroutine:
+// for counting. fn must be quick and must not use the database.
+func WithStatementHook(fn func(statement string)) Option {
+	return func(o *options) { o.statementHook = fn }
+}
+
 // Open opens the database file at path, and makes it if it is not there. It is the only way to open a database for this
 // package: it sees to what the promises of twostep rest on, on every connection of the pool.
 //
@@ -54,6 +61,9 @@ func WithCommitHook(fn func()) Option { return func(o *options) { o.commitHook =
 //     deferred, see one snapshot, wait for nobody and refuse to write.
 //   - Writers of one process queue in the order they came; writers of different processes try again until the busy
 //     timeout, in short steps.
+//   - Writing transactions of one process run on one connection, which they share: its page cache stays good. What a transaction
+//     does to its connection (PRAGMA, temporary tables, ATTACH) is over when it ends. What a *sql.Conn does outside of one stays, and its
+//     transactions then run on its own connection.
 //   - A transaction that ended by anything but its Commit or Rollback runs no further statement.
 //   - A connection to a file that was replaced is not used again.
 func Open(path string, opts ...Option) (*sql.DB, error) {
@@ -73,20 +83,21 @@ func Open(path string, opts ...Option) (*sql.DB, error) {
 	}
 	// The first connection may make the file. Later ones may not: a file that was deleted under a running service must
 	// not come back empty.
-	drv := &fileDriver{path: abs, busyTimeout: o.busyTimeout, commitHook: o.commitHook}
-	first, err := drv.connect(context.Background(), !o.mustExist)
+	drv := &fileDriver{path: abs, busyTimeout: o.busyTimeout, commitHook: o.commitHook, statementHook: o.statementHook}
+	first, err := drv.dial(context.Background(), !o.mustExist, o.busyTimeout)
 	if err != nil {
 		return nil, err
 	}
 	drv.path, err = filepath.EvalSymlinks(abs)
 	if err != nil {
-		_ = first.Close()
+		_ = first.inner.Close()
 		return nil, fmt.Errorf("sqlite: open %s: %w", path, err)
 	}
-	if err := first.Close(); err != nil {
+	if err := first.inner.Close(); err != nil {
 		return nil, fmt.Errorf("sqlite: open %s: %w", path, err)
 	}
-	drv.gate = gates.get(drv.path)
+	drv.file = files.get(drv.path)
+	drv.file.open()
 	db := sql.OpenDB(&connector{drv})
 	db.SetMaxIdleConns(idleConns)
 	return db, nil

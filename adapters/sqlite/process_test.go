@@ -28,7 +28,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	roles := map[string]func(context.Context, string) error{"migrate": runMigrate, "hammer": runHammer, "sender": runSender, "relay": runRelay}
+	roles := map[string]func(context.Context, string) error{"failing disk": runFailingDisk, "migrate": runMigrate, "hammer": runHammer, "sender": runSender, "relay": runRelay}
 	role := os.Getenv(roleVariable)
 	if role == "" {
 		os.Exit(m.Run())

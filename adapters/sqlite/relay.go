@@ -14,8 +14,9 @@ import (
 // snapshot is a read-only transaction: all its reads see one state, and the server they came from.
 type snapshot struct {
 	*sql.Tx
-	uuid   string
-	server string
+	uuid    string
+	server  string
+	counter int64 // the highest row number given out
 }
 
 // serverName names the database a connection reads: another file at the same path (a restored backup) has another name
@@ -53,24 +54,32 @@ func (o *Outbox) read(ctx context.Context, op string, fn func(snapshot) error) e
 		}
 		defer func() { _ = sqlTx.Rollback() }()
 		s := snapshot{Tx: sqlTx}
-		if err := sqlTx.QueryRowContext(ctx, `SELECT uuid FROM twostep_outbox_meta`).Scan(&s.uuid); err != nil {
+		if err := s.identify(ctx, sqlTx, life); err != nil {
 			return err
 		}
-		s.server = serverName(s.uuid, life)
 		return fn(s)
 	}()
 	return explain(op, o.drv.path, err)
 }
 
-// counterQuery: the row of sqlite_sequence is missing before the first insert, and may be deleted or set by hand.
-const counterQuery = `SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'twostep_outbox'), 0), coalesce((SELECT max(seq) FROM twostep_outbox), 0))`
+// identityQuery reads whose rows these are, and the highest number given out. The row of sqlite_sequence is missing before the first insert,
+// and may be deleted or set by hand.
+const identityQuery = `SELECT uuid, max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'twostep_outbox'), 0), coalesce((SELECT max(seq) FROM twostep_outbox), 0))
+FROM twostep_outbox_meta WHERE one = 1`
+
+func (s *snapshot) identify(ctx context.Context, by interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}, life int) error {
+	if err := by.QueryRowContext(ctx, identityQuery).Scan(&s.uuid, &s.counter); err != nil {
+		return err
+	}
+	s.server = serverName(s.uuid, life)
+	return nil
+}
 
 // page reads rows into a Page; query selects rowColumns.
 func (s snapshot) page(ctx context.Context, query string, args ...any) (outbox.Page, error) {
-	p := outbox.Page{Server: s.server}
-	if err := s.QueryRowContext(ctx, counterQuery).Scan(&p.Counter); err != nil {
-		return outbox.Page{}, err
-	}
+	p := outbox.Page{Server: s.server, Counter: s.counter}
 	rows, err := s.QueryContext(ctx, query, args...)
 	if err != nil {
 		return outbox.Page{}, err
@@ -91,13 +100,35 @@ const (
 WHERE o.seq BETWEEN json_extract(g.value, '$[0]') AND json_extract(g.value, '$[1]') ORDER BY o.seq LIMIT ?`
 )
 
+// peek asks for the counter alone, in a single statement without a transaction: it is all that an idle relay asks.
+func (o *Outbox) peek(ctx context.Context) (outbox.Page, error) {
+	var s snapshot
+	err := func() error {
+		c, err := o.db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		life, err := lifeOf(c)
+		if err != nil {
+			return err
+		}
+		return s.identify(ctx, c, life)
+	}()
+	return outbox.Page{Server: s.server, Counter: s.counter}, err
+}
+
 // Scan reads up to limit rows after a number.
 func (o *Outbox) Scan(ctx context.Context, after int64, limit int, payload bool) (p outbox.Page, err error) {
 	query := scanRows
 	if !payload {
 		query = scanRowsNoPayload
 	}
-	err = o.read(ctx, "scan the outbox", func(s snapshot) (err error) {
+	const op = "scan the outbox"
+	if p, err = o.peek(ctx); err != nil || p.Counter <= after { // no row has a higher number
+		return p, explain(op, o.drv.path, err)
+	}
+	err = o.read(ctx, op, func(s snapshot) (err error) {
 		p, err = s.page(ctx, query, after, limit)
 		return err
 	})

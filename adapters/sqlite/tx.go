@@ -36,6 +36,7 @@ type tx struct {
 	ending   bool // Commit or Rollback is running
 	ended    bool // it ended without them
 	closed   bool
+	rows     []*txRows // open on the borrowed connection
 }
 
 // BeginTx begins IMMEDIATE, or deferred where opts says read-only. Every isolation level is granted: SQLite has only the
@@ -53,12 +54,17 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		c.tx = t
 		return t, nil
 	}
-	if err := c.drv.gate.enter(ctx, c.drv.busyTimeout); err != nil {
+	if err := c.drv.file.gate.enter(ctx, c.drv.busyTimeout); err != nil {
 		return nil, explain("begin", c.drv.path, err)
 	}
-	if err := c.beginImmediate(ctx); err != nil {
-		c.drv.gate.leave()
-		return nil, explain("begin", c.drv.path, err)
+	err := c.borrow(ctx)
+	if err == nil {
+		err = explain("begin", c.drv.path, c.beginImmediate(ctx))
+	}
+	if err != nil {
+		c.giveBack()
+		c.drv.file.gate.leave()
+		return nil, err
 	}
 	c.tx = t
 	return t, nil
@@ -66,6 +72,9 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 
 // beginImmediate waits for writers of other processes in Go, in shorter steps than SQLite's and until ctx ends.
 func (c *conn) beginImmediate(ctx context.Context) error {
+	if c.home != nil {
+		return c.drv.retry(ctx, func() error { return c.step("BEGIN IMMEDIATE") })
+	}
 	restore := fmt.Sprintf("PRAGMA busy_timeout=%d", c.drv.busyTimeout.Milliseconds())
 	err := c.run("PRAGMA busy_timeout=0; BEGIN IMMEDIATE; " + restore)
 	if !isBusy(err) {
@@ -77,27 +86,6 @@ func (c *conn) beginImmediate(ctx context.Context) error {
 		return restoreErr
 	}
 	return err
-}
-
-// onCommit is called before a commit; anything but 0 makes it a rollback.
-func (c *conn) onCommit() int {
-	t := c.tx
-	if t != nil && !t.ending {
-		t.ended = true
-		if t.managed {
-			return 1
-		}
-	}
-	if c.drv.commitHook != nil {
-		c.drv.commitHook()
-	}
-	return 0
-}
-
-func (c *conn) onRollback() {
-	if t := c.tx; t != nil && !t.ending {
-		t.ended = true
-	}
 }
 
 // inTx runs a statement in an open transaction.
@@ -130,13 +118,13 @@ func (t *tx) Commit() error {
 		// A transaction that was begun by hand since then must not be committed.
 		if !t.conn.inner.AutoCommit() {
 			t.ending = true
-			_ = t.conn.run("ROLLBACK")
+			_ = t.conn.step("ROLLBACK")
 		}
 		return ErrEnded
 	}
 	t.ending = true
-	if err := t.conn.run("COMMIT"); err != nil {
-		_ = t.conn.run("ROLLBACK")
+	if err := t.conn.step("COMMIT"); err != nil {
+		_ = t.conn.step("ROLLBACK")
 		return explain("commit", t.conn.drv.path, err)
 	}
 	return nil
@@ -147,7 +135,7 @@ func (t *tx) Rollback() error {
 	defer t.close()
 	t.ending = true
 	if !t.conn.inner.AutoCommit() {
-		if err := t.conn.run("ROLLBACK"); err != nil {
+		if err := t.conn.step("ROLLBACK"); err != nil {
 			return explain("roll back", t.conn.drv.path, err)
 		}
 	}
@@ -163,10 +151,15 @@ func (t *tx) close() {
 		return
 	}
 	t.closed = true
-	t.conn.tx = nil
+	c := t.conn
+	c.tx = nil
 	if t.readOnly {
-		_ = t.conn.run("PRAGMA query_only=0")
+		_ = c.run("PRAGMA query_only=0")
 		return
 	}
-	t.conn.drv.gate.leave()
+	for _, r := range t.rows {
+		r.cut()
+	}
+	c.giveBack()
+	c.drv.file.gate.leave()
 }
