@@ -20,9 +20,11 @@ import (
 // Config is everything that `twostep serve` can be told. docs/reference.md lists the keys; configs/twostep.yaml is a
 // sample with the defaults.
 type Config struct {
-	// Data is the folder with the server's database, the embedded broker's files and its credential.
+	// Data is the folder with the server's database (where that is SQLite), the embedded broker's files and its credential.
 	Data string
 	HTTP HTTP
+	// Store is the server's database.
+	Store Store
 	// Broker is the embedded broker, or an external one where URL is set.
 	Broker Broker
 	Log    Log
@@ -34,6 +36,19 @@ type Config struct {
 type HTTP struct {
 	// Listen is a loopback address and port; port 0 takes a free one.
 	Listen string
+}
+
+// Store says where the server keeps the registry.
+type Store struct {
+	// Driver is sqlite (a file in the data folder), postgres or mysql.
+	Driver string
+	// DSN of the database on a server. It comes from TWOSTEP_STORE_DSN or from DSNFile.
+	DSN     Secret
+	DSNFile string
+	// Schema of the tables, PostgreSQL's alone; TablePrefix begins their names, not for SQLite.
+	Schema, TablePrefix string
+	// AllowUnsafeDurability accepts a server that may lose what it has acknowledged.
+	AllowUnsafeDurability bool
 }
 
 // Broker says where messages travel.
@@ -68,6 +83,7 @@ func Defaults() Config {
 	return Config{
 		Data:            "./twostep-data",
 		HTTP:            HTTP{Listen: "127.0.0.1:36789"},
+		Store:           Store{Driver: "sqlite"},
 		Broker:          Broker{Listen: "127.0.0.1:36792", Prefix: "twostep", MaxBytes: 256 << 30, TopicMaxBytes: 256 << 20},
 		Log:             Log{Level: "info", Format: "text"},
 		ShutdownTimeout: 15 * time.Second,
@@ -104,6 +120,7 @@ func (c *Config) Validate() error {
 	if c.Broker.TopicMaxBytes < 1<<20 || c.Broker.TopicMaxBytes > c.Broker.MaxBytes/4 {
 		bad("broker.topic_max_bytes", c.Broker.TopicMaxBytes.String(), "use 1MiB or more, and at most a quarter of broker.max_bytes")
 	}
+	c.validateStore(bad)
 	c.validateExternal(bad)
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		bad("log.level", c.Log.Level, "use debug, info, warn or error")
@@ -115,6 +132,29 @@ func (c *Config) Validate() error {
 		bad("shutdown_timeout", c.ShutdownTimeout.String(), "use a time from 1s to 10m")
 	}
 	return errors.Join(errs...)
+}
+
+// validateStore checks what belongs to the server's database.
+func (c *Config) validateStore(bad func(key, value, why string)) {
+	s := &c.Store
+	switch s.Driver {
+	case "sqlite":
+		if s.DSN != "" {
+			bad("store.dsn", masked, "store.driver is sqlite, whose database is a file in the data folder: set store.driver to postgres or mysql, or leave the DSN out")
+		}
+		if s.Schema != "" || s.TablePrefix != "" {
+			bad("store.schema", s.Schema+s.TablePrefix, "schema and table prefix are for postgres and mysql: leave store.schema and store.table_prefix out")
+		}
+	case "postgres", "mysql":
+		if s.DSN == "" {
+			bad("store.dsn", "", "store.driver is "+s.Driver+": set TWOSTEP_STORE_DSN, or store.dsn_file")
+		}
+		if s.Driver == "mysql" && s.Schema != "" {
+			bad("store.schema", s.Schema, "mysql has no schemas besides its databases: name the database in the DSN, and leave store.schema out")
+		}
+	default:
+		bad("store.driver", s.Driver, "use sqlite, postgres or mysql (MariaDB, too)")
+	}
 }
 
 // validateExternal checks what belongs to an external broker.

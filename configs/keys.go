@@ -38,6 +38,12 @@ func (c *Config) Keys() []Key {
 	return []Key{
 		{Name: "data", Usage: "folder for the server's database, the embedded broker and its credential", place: &c.Data},
 		{Name: "http.listen", Usage: "address of the HTTP API, loopback only; port 0 takes a free one", place: &c.HTTP.Listen},
+		{Name: "store.driver", Usage: "the server's database: sqlite (a file in the data folder), postgres or mysql (MariaDB, too)", place: &c.Store.Driver},
+		{Name: "store.dsn", Usage: "DSN of the server's database", Secret: true, place: &c.Store.DSN},
+		{Name: "store.dsn_file", Usage: "file with the DSN of the server's database, readable by its owner only", place: &c.Store.DSNFile},
+		{Name: "store.schema", Usage: "postgres: schema of the server's tables", place: &c.Store.Schema},
+		{Name: "store.table_prefix", Usage: "postgres, mysql: what the names of the server's tables begin with (twostep_)", place: &c.Store.TablePrefix},
+		{Name: "store.allow_unsafe_durability", Usage: "accept a database server that may lose what it has acknowledged; the promises do not hold then", place: &c.Store.AllowUnsafeDurability},
 		{Name: "broker.listen", Usage: "address of the embedded broker, loopback only; port 0 takes a free one", place: &c.Broker.Listen},
 		{Name: "broker.url", Usage: "external NATS server (nats://host:port) to use instead of the embedded broker", place: &c.Broker.URL},
 		{Name: "broker.user", Usage: "user at the external broker", place: &c.Broker.User},

@@ -59,15 +59,24 @@ func Load(flags *pflag.FlagSet) (*Loaded, error) {
 			return nil, err
 		}
 	}
-	if l.Broker.PasswordFile != "" {
-		if l.Broker.Password != "" {
-			return nil, &ValueError{Key: "broker.password_file", Value: l.Broker.PasswordFile, Why: "TWOSTEP_BROKER_PASSWORD is set too: keep one of them"}
+	for _, s := range []struct {
+		key, file, env string
+		secret         *Secret
+	}{
+		{"broker.password_file", l.Broker.PasswordFile, "TWOSTEP_BROKER_PASSWORD", &l.Broker.Password},
+		{"store.dsn_file", l.Store.DSNFile, "TWOSTEP_STORE_DSN", &l.Store.DSN},
+	} {
+		if s.file == "" {
+			continue
 		}
-		secret, err := readSecretFile("broker.password_file", l.Broker.PasswordFile)
+		if *s.secret != "" {
+			return nil, &ValueError{Key: s.key, Value: s.file, Why: s.env + " is set too: keep one of them"}
+		}
+		secret, err := readSecretFile(s.key, s.file)
 		if err != nil {
 			return nil, err
 		}
-		l.Broker.Password = secret
+		*s.secret = secret
 	}
 	if err := l.Validate(); err != nil {
 		return nil, l.withSources(err)

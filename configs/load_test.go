@@ -112,6 +112,7 @@ func TestEnvironmentSetsEveryKey(t *testing.T) {
 	values := map[string]string{
 		"data": "d", "http.listen": "[::1]:1", "broker.listen": "localhost:2", "broker.url": "tls://broker:3", "broker.user": "u",
 		"broker.password": "p", "broker.password_file": "", "broker.prefix": "x", "broker.max_bytes": "5GiB", "broker.topic_max_bytes": "3MiB", "broker.sync_always": "true",
+		"store.driver": "postgres", "store.dsn": "postgres://h/d", "store.dsn_file": "", "store.schema": "s", "store.table_prefix": "p_", "store.allow_unsafe_durability": "true",
 		"log.level": "warn", "log.format": "json", "shutdown_timeout": "1m",
 	}
 	t.Chdir(t.TempDir())
@@ -148,6 +149,8 @@ func TestRefusals(t *testing.T) {
 	secret := file("broker:\n  password: hunter2\n")
 	flat := file("http: 127.0.0.1:1\n")
 	number := file("shutdown_timeout: 15\n")
+	dsnInFile := file("store:\n  dsn: postgres://u:hunter2@h/d\n")
+	dsn := write(t, "dsn", "postgres://u:hunter2@h/d\n", 0o600)
 	tests := []struct {
 		name string
 		args []string
@@ -181,6 +184,20 @@ func TestRefusals(t *testing.T) {
 			`configuration key broker.max_bytes has the value "1GiB" (from --broker-max-bytes): use 4GiB or more; streams reserve it, the disk need not have it`},
 		{"password in the URL", []string{"--broker-url", "nats://u:hunter2@h:1"},
 			`configuration key broker.url has the value "nats://u:xxxxx@h:1" (from --broker-url): it holds a password: use broker.user and broker.password_file or TWOSTEP_BROKER_PASSWORD`},
+		{"no such store", []string{"--store-driver", "oracle"},
+			`configuration key store.driver has the value "oracle" (from --store-driver): use sqlite, postgres or mysql (MariaDB, too)`},
+		{"store without a DSN", []string{"--store-driver", "postgres"},
+			`configuration key store.dsn has the value "": store.driver is postgres: set TWOSTEP_STORE_DSN, or store.dsn_file`},
+		{"DSN of no server", []string{"--store-dsn-file", dsn},
+			`configuration key store.dsn has the value "***": store.driver is sqlite, whose database is a file in the data folder: set store.driver to postgres or mysql, or leave the DSN out`},
+		{"prefix of no server", []string{"--store-table-prefix", "x_"},
+			`configuration key store.schema has the value "x_": schema and table prefix are for postgres and mysql: leave store.schema and store.table_prefix out`},
+		{"schema on mysql", []string{"--store-driver", "mysql", "--store-dsn-file", dsn, "--store-schema", "s"},
+			`configuration key store.schema has the value "s" (from --store-schema): mysql has no schemas besides its databases: name the database in the DSN, and leave store.schema out`},
+		{"open DSN file", []string{"--store-driver", "mysql", "--store-dsn-file", open},
+			`configuration key store.dsn_file has the value "` + open + `": others can read the file (mode 0644): run chmod 600 ` + open},
+		{"DSN in a file", []string{"--config", dsnInFile},
+			"configuration file " + dsnInFile + ": store.dsn is a secret and does not belong into it: use store.dsn_file or TWOSTEP_STORE_DSN"},
 		{"its own broker", []string{"--broker-url", "nats://127.0.0.1:36792"},
 			`configuration key broker.url has the value "nats://127.0.0.1:36792" (from --broker-url): that is broker.listen, where this server's own embedded broker would be: leave broker.url out (unset TWOSTEP_BROKER_URL for the server), or name another server`},
 		{"open password file", []string{"--broker-url", "nats://h:1", "--broker-password-file", open},

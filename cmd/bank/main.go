@@ -1,6 +1,6 @@
 // Command bank is two services of two banks, and the longest example of how twostep is used: bank A sends transfers, bank B receives
-// them. Each is a process with a SQLite database of its own. All they know of each other is the broker's address and credential,
-// which `twostep serve` prints.
+// them. Each is a process with a database of its own: an SQLite file, or one on a PostgreSQL, MySQL or MariaDB server. All they know
+// of each other is the broker's address and credential, which `twostep serve` prints.
 //
 //	twostep serve                                   # prints two lines to export
 //	bank receiver --db b.db                         # bank B, in another terminal
@@ -18,9 +18,12 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 )
 
 const usage = `usage: bank sender|receiver|relay --db FILE [flags]
+       TWOSTEP_DSN=… bank sender|receiver|relay --driver postgres|mysql [flags]
 
   sender    bank A: debits accounts, publishes the transfers, relays its outbox
   receiver  bank B: credits accounts, each transfer once
@@ -65,8 +68,35 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
-// parse reads flags; db is required.
-func parse(flags *flag.FlagSet, args []string, db *string) error {
+// place is where a bank's database is.
+type place struct{ driver, db string }
+
+func (p *place) addFlags(flags *flag.FlagSet) {
+	flags.StringVar(&p.driver, "driver", string(database.SQLite), "kind of database: sqlite, postgres or mysql (MariaDB, too)")
+	flags.StringVar(&p.db, "db", "", "database file; of the other kinds the DSN, better given in TWOSTEP_DSN: others can see the command line")
+}
+
+// config of the database to open.
+func (p *place) config(flags *flag.FlagSet) (database.Config, error) {
+	kind, err := database.ParseKind(p.driver)
+	if err != nil {
+		return database.Config{}, usageError(flags.Name() + ": --driver: " + err.Error())
+	}
+	c := database.Config{Kind: kind, DSN: p.db}
+	if c.DSN == "" && kind != database.SQLite {
+		c.DSN = os.Getenv("TWOSTEP_DSN")
+	}
+	if c.DSN == "" && kind == database.SQLite {
+		return c, usageError(flags.Name() + ": --db is missing: name the bank's database file")
+	}
+	if c.DSN == "" {
+		return c, usageError(flags.Name() + ": there is no DSN: set TWOSTEP_DSN")
+	}
+	return c, nil
+}
+
+// parse reads flags; there are no other arguments.
+func parse(flags *flag.FlagSet, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -75,9 +105,6 @@ func parse(flags *flag.FlagSet, args []string, db *string) error {
 	}
 	if flags.NArg() > 0 {
 		return usageError(fmt.Sprintf("%s: unexpected argument %q", flags.Name(), flags.Arg(0)))
-	}
-	if *db == "" {
-		return usageError(flags.Name() + ": --db is missing: name the bank's database file")
 	}
 	return nil
 }

@@ -7,16 +7,17 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/outbox"
 	"github.com/twostep-mq/twostep/topics"
 )
 
 type receiverConfig struct {
-	db, subscription, declare string
-	accounts                  int
+	db                    database.Config
+	subscription, declare string
+	accounts              int
 	// failPerMille of the transfers fail at their first attempt, so that one can see that they are tried again.
 	failPerMille int
 }
@@ -25,12 +26,17 @@ type receiverConfig struct {
 func runReceiver(ctx context.Context, args []string, log *slog.Logger) error {
 	var c receiverConfig
 	flags := flag.NewFlagSet("bank receiver", flag.ContinueOnError)
-	flags.StringVar(&c.db, "db", "", "database file")
+	var at place
+	at.addFlags(flags)
 	flags.StringVar(&c.subscription, "subscription", "accounts", "name of the subscription; each one executes every transfer")
 	flags.StringVar(&c.declare, "declare", string(topics.DeclareOn), "on: the subscription is made if it is not there; off: it has to be there")
 	flags.IntVar(&c.accounts, "accounts", 150, "accounts of the bank")
 	flags.IntVar(&c.failPerMille, "fail-per-mille", 0, "how many of a thousand transfers fail at first")
-	if err := parse(flags, args, &c.db); err != nil {
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	var err error
+	if c.db, err = at.config(flags); err != nil {
 		return err
 	}
 	return receive(ctx, c, log)
@@ -40,18 +46,20 @@ func receive(ctx context.Context, c receiverConfig, log *slog.Logger) (err error
 	plan := ledger.Plan{Accounts: c.accounts}
 
 	// The service's own database: its business tables, and beside them twostep's (barrier, parked messages, outbox).
-	db, err := sqlite.Open(c.db)
+	// A service knows its database and uses that adapter alone: sqlite.Open, sqlite.Migrate, sqlite.NewConsumer, or those of postgres or mysql.
+	db, err := database.Open(ctx, c.db)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := sqlite.Migrate(ctx, db, sqlite.Service); err != nil {
+	if err := db.Migrate(ctx, database.Service); err != nil {
 		return err
 	}
-	if err := ledger.SetUp(ctx, db, plan.Receiving()); err != nil {
+	bank := ledger.New(db)
+	if err := bank.SetUp(ctx, plan.Receiving()); err != nil {
 		return err
 	}
-	store, err := sqlite.NewConsumer(ctx, db)
+	store, err := db.Consumer(ctx)
 	if err != nil {
 		return err
 	}
@@ -71,7 +79,7 @@ func receive(ctx context.Context, c receiverConfig, log *slog.Logger) (err error
 		if m.Attempt == 1 && plan.Chance("fails", m.Data.ID, c.failPerMille) {
 			return errors.New("the bank's computer is busy") // tried again after a pause; later transfers to the account wait for it
 		}
-		err := ledger.Credit(ctx, tx, m.Data)
+		err := bank.Credit(ctx, tx, m.Data)
 		if errors.Is(err, ledger.ErrNoAccount) {
 			return topics.Dead(err) // trying again would not help: a person looks at it (twostep dead list)
 		}

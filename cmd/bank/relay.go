@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/outbox"
 )
 
@@ -17,18 +17,23 @@ import (
 // works, the others stand by and take over when it shows no life for a lease, or at once when it is stopped by SIGTERM.
 func runRelay(ctx context.Context, args []string, log *slog.Logger) (err error) {
 	flags := flag.NewFlagSet("bank relay", flag.ContinueOnError)
-	var file string
-	flags.StringVar(&file, "db", "", "database file of the sender")
+	var at place
+	at.addFlags(flags)
 	lease := flags.Duration("lease", 5*time.Second, "how long a relay that shows no life keeps the outbox")
-	if err := parse(flags, args, &file); err != nil {
+	if err := parse(flags, args); err != nil {
 		return err
 	}
-	db, err := sqlite.Open(file, sqlite.MustExist())
+	cfg, err := at.config(flags)
+	if err != nil {
+		return err
+	}
+	cfg.MustExist = true
+	db, err := database.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	store, err := sqlite.NewOutbox(ctx, db)
+	store, err := db.Outbox(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,14 +13,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/outbox"
 )
 
 type senderConfig struct {
-	db, log string
+	db      database.Config
+	log     string
 	plan    ledger.Plan
 	clients int
 	rate    float64
@@ -34,8 +34,9 @@ type senderConfig struct {
 func runSender(ctx context.Context, args []string, log *slog.Logger) error {
 	var c senderConfig
 	flags := flag.NewFlagSet("bank sender", flag.ContinueOnError)
-	flags.StringVar(&c.db, "db", "", "database file")
-	flags.StringVar(&c.log, "log", "", "log of the transfers asked for; default: the database file with .log")
+	var at place
+	at.addFlags(flags)
+	flags.StringVar(&c.log, "log", "", "log of the transfers asked for; default: the database file with .log, or bank-sender.log")
 	flags.IntVar(&c.plan.Transfers, "transfers", 1000, "transfers to ask for")
 	flags.IntVar(&c.plan.Accounts, "accounts", 150, "accounts of each bank")
 	flags.Uint64Var(&c.plan.Seed, "seed", 1, "seed of the plan; senders on one database have different ones")
@@ -44,14 +45,20 @@ func runSender(ctx context.Context, args []string, log *slog.Logger) error {
 	flags.DurationVar(&c.lease, "lease", 5*time.Second, "how long a relay that shows no life keeps the outbox")
 	flags.BoolVar(&c.relay, "relay", true, "relay the outbox in this process, too")
 	flags.BoolVar(&c.stay, "stay", false, "stay and relay after the last transfer, until SIGTERM; else end when all are confirmed")
-	if err := parse(flags, args, &c.db); err != nil {
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	var err error
+	if c.db, err = at.config(flags); err != nil {
 		return err
 	}
 	if err := c.plan.Validate(); err != nil {
 		return usageError(err.Error())
 	}
-	if c.log == "" {
-		c.log = c.db + ".log"
+	if c.log == "" && c.db.Kind == database.SQLite {
+		c.log = c.db.DSN + ".log"
+	} else if c.log == "" {
+		c.log = "bank-sender.log"
 	}
 	return send(ctx, c, log)
 }
@@ -61,7 +68,7 @@ type sender struct {
 	senderConfig
 	books  *ledger.Log
 	known  map[string]ledger.Event // results of transfers asked for before, by id; "" where nobody knows
-	db     *sql.DB
+	bank   *ledger.Bank
 	box    *outbox.Outbox
 	counts map[ledger.Event]*atomic.Int64
 }
@@ -72,17 +79,20 @@ func send(ctx context.Context, c senderConfig, log *slog.Logger) (err error) {
 	}}
 
 	// The service's own database: its business tables, and beside them twostep's outbox.
-	if s.db, err = sqlite.Open(c.db); err != nil {
+	// A service knows its database and uses that adapter alone: sqlite.Open, sqlite.Migrate, sqlite.NewOutbox, or those of postgres or mysql.
+	db, err := database.Open(ctx, c.db)
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.db.Close()) }()
-	if err := sqlite.Migrate(ctx, s.db, sqlite.Service); err != nil {
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.Migrate(ctx, database.Service); err != nil {
 		return err
 	}
-	if err := ledger.SetUp(ctx, s.db, c.plan.Sending()); err != nil {
+	s.bank = ledger.New(db)
+	if err := s.bank.SetUp(ctx, c.plan.Sending()); err != nil {
 		return err
 	}
-	store, err := sqlite.NewOutbox(ctx, s.db)
+	store, err := db.Outbox(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,7 +140,7 @@ func (s *sender) openBooks(ctx context.Context) error {
 		return err
 	}
 	s.books, s.known = books, map[string]ledger.Event{}
-	statement, err := ledger.Read(ctx, s.db)
+	statement, err := s.bank.Read(ctx)
 	if err != nil {
 		return err
 	}
@@ -218,12 +228,12 @@ func (s *sender) transfer(ctx context.Context, t ledger.Transfer) error {
 // debit is the whole point: the money leaves the account and the message enters the outbox in one local transaction. There is no
 // moment at which one is there without the other, and no network call in it.
 func (s *sender) debit(ctx context.Context, t ledger.Transfer) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+	tx, err := s.bank.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if err := ledger.Debit(ctx, tx, t); err != nil {
+	if err := s.bank.Debit(ctx, tx, t); err != nil {
 		return err
 	}
 	if _, err := s.box.Publish(ctx, tx, ledger.TransIn.Message(t)); err != nil {
@@ -238,7 +248,7 @@ func (s *sender) waitForReceipts(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		n, err := ledger.Unreleased(ctx, s.db)
+		n, err := s.bank.Unreleased(ctx)
 		if err != nil || n == 0 {
 			return err
 		}

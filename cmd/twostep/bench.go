@@ -16,6 +16,7 @@ type benchOptions struct {
 	clients, transfers, pairs int
 	naive, keyed, json        bool
 	form, dir, cpuProfile     string
+	banks                     bankFlags
 }
 
 // benchSuite is one of the suites of docs/benchmarks.md.
@@ -53,12 +54,14 @@ func newBenchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure twostep on this machine against bare local commits",
-		Long: `Measures twostep on SQLite and the embedded broker, in one process, in a temporary folder or --dir.
+		Long: `Measures twostep on the embedded broker and on SQLite in a temporary folder or --dir, or with --db on one
+database server or two, in new databases that are dropped at the end.
 Each pair is our way and the bare way, one after the other; the figure is the median of the ratios.
 At the end the money is counted: a run that lost any fails.`,
 	}
 	var o benchOptions
 	flags := cmd.PersistentFlags()
+	o.banks.add(flags)
 	flags.IntVar(&o.clients, "clients", 16, "senders at the same time")
 	flags.IntVar(&o.pairs, "pairs", 5, "pairs of runs, ours and bare in turn")
 	flags.BoolVar(&o.naive, "naive", true, "run the bare side too")
@@ -92,7 +95,7 @@ At the end the money is counted: a run that lost any fails.`,
 		sub.Flags().IntVar(&transfers, "transfers", s.transfers, "transfers (messages) in each run")
 		subs = append(subs, sub)
 	}
-	return group(cmd, subs...)
+	return group(cmd, append(subs, newBenchBacklogCommand(&o), newBenchLatencyCommand(&o), newBenchIdleCommand(&o))...)
 }
 
 func (o benchOptions) validate() error {
@@ -128,7 +131,7 @@ func runBench(ctx context.Context, s benchSuite, o benchOptions) (report benchRe
 		return report, err
 	}
 	defer func() { err = errors.Join(err, rig.close()) }()
-	machine, err := describeMachine(ctx, rig.dir, rig.a.db)
+	machine, err := describeMachine(ctx, rig)
 	if err != nil {
 		return report, err
 	}

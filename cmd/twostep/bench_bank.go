@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"sync/atomic"
+	"strings"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/outbox"
 	"github.com/twostep-mq/twostep/topics"
 )
@@ -43,45 +41,53 @@ func benchTopic(name string, keyed bool, delivery outbox.Delivery) *topics.Topic
 
 // benchBank is one bank with its database.
 type benchBank struct {
-	name    string
-	db      *sql.DB
-	commits atomic.Int64 // by SQLite's commit hook, of every connection
+	*database.Database
+	name                            string
+	debitStatement, creditStatement string
 }
 
-func openBenchBank(ctx context.Context, dir, name string) (bank *benchBank, err error) {
-	b := &benchBank{name: name}
-	b.db, err = sqlite.Open(filepath.Join(dir, name+".db"), sqlite.WithCommitHook(func() { b.commits.Add(1) }))
+// openBenchBank makes a bank in an empty database.
+func openBenchBank(ctx context.Context, c database.Config, name string) (bank *benchBank, err error) {
+	db, err := database.Open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("make bank %s: %w", name, err), b.db.Close())
+			err = errors.Join(fmt.Errorf("make bank %s: %w", name, err), db.Close())
 		}
 	}()
-	if err := sqlite.Migrate(ctx, b.db, sqlite.Service); err != nil {
+	b := &benchBank{
+		Database: db, name: name,
+		debitStatement:  db.SQL(`UPDATE account SET balance = balance - ? WHERE id = ? AND balance >= ?`),
+		creditStatement: db.SQL(`UPDATE account SET balance = balance + ? WHERE id = ?`),
+	}
+	if err := db.Migrate(ctx, database.Service); err != nil {
 		return nil, err
 	}
-	_, err = b.db.ExecContext(ctx, `CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL CHECK (balance >= 0))`)
-	if err != nil {
+	if _, err = db.ExecContext(ctx, `CREATE TABLE account (id INTEGER PRIMARY KEY, balance BIGINT NOT NULL CHECK (balance >= 0))`); err != nil {
 		return nil, err
 	}
-	_, err = b.db.ExecContext(ctx, `WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < ?) INSERT INTO account SELECT i, ? FROM n`,
-		benchAccounts, int64(benchBalance))
+	rows := strings.Repeat("(?, ?), ", benchAccounts) + "(?, ?)"
+	var values []any
+	for id := range benchAccounts + 1 {
+		values = append(values, id, int64(benchBalance))
+	}
+	_, err = db.ExecContext(ctx, db.SQL(`INSERT INTO account (id, balance) VALUES `+rows), values...)
 	return b, err
 }
 
 // debit and credit are the business: both sides run these very statements.
-func debit(ctx context.Context, tx outbox.Execer, t benchTransferred) error {
-	return changeBalance(ctx, tx, `UPDATE account SET balance = balance - ?1 WHERE id = ?2 AND balance >= ?1`, t.Amount, t.From)
+func (b *benchBank) debit(ctx context.Context, tx outbox.Execer, t benchTransferred) error {
+	return changeBalance(ctx, tx, t.From, b.debitStatement, t.Amount, t.From, t.Amount)
 }
 
-func credit(ctx context.Context, tx outbox.Execer, t benchTransferred) error {
-	return changeBalance(ctx, tx, `UPDATE account SET balance = balance + ?1 WHERE id = ?2`, t.Amount, t.To)
+func (b *benchBank) credit(ctx context.Context, tx outbox.Execer, t benchTransferred) error {
+	return changeBalance(ctx, tx, t.To, b.creditStatement, t.Amount, t.To)
 }
 
-func changeBalance(ctx context.Context, tx outbox.Execer, statement string, amount int64, account int) error {
-	res, err := tx.ExecContext(ctx, statement, amount, account)
+func changeBalance(ctx context.Context, tx outbox.Execer, account int, statement string, args ...any) error {
+	res, err := tx.ExecContext(ctx, statement, args...)
 	if err != nil {
 		return err
 	}
@@ -94,7 +100,7 @@ func changeBalance(ctx context.Context, tx outbox.Execer, statement string, amou
 
 // bare commits one change alone.
 func (b *benchBank) bare(ctx context.Context, change func(context.Context, outbox.Execer, benchTransferred) error, t benchTransferred) error {
-	tx, err := b.db.BeginTx(ctx, nil)
+	tx, err := b.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -150,7 +156,7 @@ func countMoney(ctx context.Context, a, b *benchBank, books *benchBooks) (benchM
 		bank    *benchBank
 		changes *[benchAccounts + 1]int64
 	}{{a, &books.a}, {b, &books.b}} {
-		rows, err := side.bank.db.QueryContext(ctx, `SELECT id, balance FROM account ORDER BY id`)
+		rows, err := side.bank.QueryContext(ctx, `SELECT id, balance FROM account ORDER BY id`)
 		if err != nil {
 			return m, fmt.Errorf("count the money of bank %s: %w", side.bank.name, err)
 		}

@@ -22,7 +22,7 @@ type benchRound struct {
 	elapsed   time.Duration
 	// waits is how long each caller waited, effects how long it took from the call until the credit had committed.
 	waits, effects []time.Duration
-	// commits of both databases by their commit hooks; batches the transfers were brought to their end in.
+	// commits of both databases by their own counters; batches the transfers were brought to their end in.
 	commits, batches int64
 	// cpu is what the whole process used, the broker in it included.
 	cpu time.Duration
@@ -239,9 +239,9 @@ func (r benchReport) print(w io.Writer) error {
 		return err
 	}
 	m := r.Machine
-	_, err := fmt.Fprintf(w, "\n%d clients, %d transfers a run, %d pairs; money %d before, %d after\n%s, %d CPUs, fsync %.0fus, %s/%s, %s, SQLite %s, NATS server %s, twostep %s\n",
+	_, err := fmt.Fprintf(w, "\n%d clients, %d transfers a run, %d pairs; money %d before, %d after\n%s, %d CPUs, fsync %.0fus, %s/%s, %s, NATS server %s, twostep %s\nbank A on %s, bank B on %s\n",
 		r.Clients, r.Transfers, r.Pairs, r.Money.Before, r.Money.After,
-		m.CPU, m.CPUs, m.FsyncUS, m.OS, m.Arch, m.Go, m.SQLite, m.NATSServer, m.Twostep)
+		m.CPU, m.CPUs, m.FsyncUS, m.OS, m.Arch, m.Go, m.NATSServer, m.Twostep, m.Databases[0], m.Databases[1])
 	if err != nil {
 		return fmt.Errorf("print: %w", err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,33 +11,39 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mattn/go-sqlite3"
 )
 
 // benchMachine says what was measured on and with.
 type benchMachine struct {
-	CPU        string `json:"cpu"`
-	CPUs       int    `json:"cpus"`
-	OS         string `json:"os"`
-	Arch       string `json:"arch"`
-	Go         string `json:"go"`
-	Twostep    string `json:"twostep"`
-	SQLite     string `json:"sqlite"`
-	NATSServer string `json:"nats_server"`
-	NATSClient string `json:"nats_client"`
+	CPU     string `json:"cpu"`
+	CPUs    int    `json:"cpus"`
+	OS      string `json:"os"`
+	Arch    string `json:"arch"`
+	Go      string `json:"go"`
+	Twostep string `json:"twostep"`
+	SQLite  string `json:"sqlite"`
+	// Databases are those of bank A and bank B, with their versions.
+	Databases  [2]string `json:"databases"`
+	NATSServer string    `json:"nats_server"`
+	NATSClient string    `json:"nats_client"`
 	// FsyncUS is the median time of writing 4 KiB and fsync, in microseconds.
 	FsyncUS float64 `json:"fsync_us"`
 }
 
-func describeMachine(ctx context.Context, dir string, db *sql.DB) (benchMachine, error) {
-	m := benchMachine{
+func describeMachine(ctx context.Context, rig *benchRig) (m benchMachine, err error) {
+	m = benchMachine{
 		CPU: cpuModel(), CPUs: runtime.NumCPU(), OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Twostep: version(),
 		NATSServer: moduleVersion("github.com/nats-io/nats-server/v2"), NATSClient: moduleVersion("github.com/nats-io/nats.go"),
 	}
-	if err := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&m.SQLite); err != nil {
-		return m, fmt.Errorf("ask SQLite for its version: %w", err)
+	m.SQLite, _, _ = sqlite3.Version()
+	for i, bank := range []*benchBank{rig.a, rig.b} {
+		if m.Databases[i], err = bank.Version(ctx); err != nil {
+			return m, err
+		}
 	}
-	var err error
-	m.FsyncUS, err = measureFsync(dir)
+	m.FsyncUS, err = measureFsync(rig.dir)
 	return m, err
 }
 

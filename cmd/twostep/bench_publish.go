@@ -30,7 +30,7 @@ func benchPublish(ctx context.Context, r *benchRig, o benchOptions) (map[string]
 			}
 		}
 		ours, naive := measure(senders[form]), measure(func(ctx context.Context, n int) error {
-			return r.a.bare(ctx, debit, benchTransferOf(n))
+			return r.a.bare(ctx, r.a.debit, benchTransferOf(n))
 		})
 		return runPairs(ctx, o, func(ctx context.Context) (benchRound, error) {
 			round, err := ours(ctx)
@@ -44,7 +44,7 @@ func benchPublish(ctx context.Context, r *benchRig, o benchOptions) (map[string]
 
 // throwAway empties the outbox, in which exactly so many rows have to be.
 func (r *benchRig) throwAway(ctx context.Context, rows int) error {
-	res, err := r.a.db.ExecContext(ctx, `DELETE FROM twostep_outbox`)
+	res, err := r.a.ExecContext(ctx, `DELETE FROM twostep_outbox`)
 	if err != nil {
 		return fmt.Errorf("empty the outbox: %w", err)
 	}

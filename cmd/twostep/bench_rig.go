@@ -9,23 +9,31 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/broker"
 	natsbroker "github.com/twostep-mq/twostep/broker/nats"
 	"github.com/twostep-mq/twostep/broker/nats/embedded"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/topics"
 )
 
 // benchRig is everything that is measured, in one process: two banks, the embedded broker and the registry between them.
 type benchRig struct {
-	dir    string
-	a, b   *benchBank
-	store  *sqlite.Outbox // the outbox of bank a
-	books  benchBooks
-	server *embedded.Server
-	broker *benchBroker
+	dir   string
+	a, b  *benchBank
+	store database.Outbox // of bank a
+	meter commitMeter
+	// commits read from the meter so far.
+	commits int64
+	books   benchBooks
+	server  *embedded.Server
+	broker  *benchBroker
+	owner   *topics.Owner
+	// banks are the databases\' configurations, for other processes.
+	banks [2]database.Config
 
 	services *errgroup.Group // registry owner, relay, app
 	stop     context.CancelFunc
@@ -58,21 +66,48 @@ func newBenchRig(ctx context.Context, o benchOptions) (rig *benchRig, err error)
 	if err := r.makeFolder(o.dir); err != nil {
 		return nil, err
 	}
-	for _, bank := range []struct {
-		name string
-		into **benchBank
-	}{{"a", &r.a}, {"b", &r.b}} {
-		opened, err := openBenchBank(ctx, r.dir, bank.name)
-		if err != nil {
-			return nil, err
-		}
-		*bank.into = opened
-		r.closers = append(r.closers, opened.db.Close)
+	if err := r.openBanks(ctx, o); err != nil {
+		return nil, err
 	}
-	if r.store, err = sqlite.NewOutbox(ctx, r.a.db); err != nil {
+	if r.store, err = r.a.Outbox(ctx); err != nil {
 		return nil, err
 	}
 	return r, r.startBroker(ctx, o)
+}
+
+// openBanks makes two databases: files in the folder, or new ones on servers, which go at the end.
+func (r *benchRig) openBanks(ctx context.Context, o benchOptions) error {
+	kinds, err := o.banks.parse([2]database.Kind{database.SQLite, database.SQLite})
+	if err != nil {
+		return err
+	}
+	configs, err := o.banks.servers(kinds)
+	if err != nil {
+		return err
+	}
+	run := uuid.NewString()[:8]
+	for i, into := range []**benchBank{&r.a, &r.b} {
+		c, name := configs[i], string("ab"[i])
+		if c.Kind == database.SQLite {
+			c.DSN = filepath.Join(r.dir, name+".db")
+		} else {
+			c.Name = "twostep_bench_" + run + "_" + name
+			if err := database.Create(ctx, c); err != nil {
+				return err
+			}
+			r.closers = append(r.closers, func() error { return database.Drop(context.WithoutCancel(ctx), c) })
+		}
+		bank, err := openBenchBank(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		*into, r.banks[i] = bank, c
+		r.closers = append(r.closers, bank.Close)
+		if err := r.meter.watch(ctx, bank.Database); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeFolder makes a new folder, in dir if that is given, so that nothing of another run is measured.
@@ -95,7 +130,7 @@ func benchTopicBytes(transfers int) int64 { return max(256<<20, int64(transfers)
 
 func (r *benchRig) startBroker(ctx context.Context, o benchOptions) error {
 	var err error
-	if r.server, err = embedded.Start(ctx, embedded.Config{StoreDir: filepath.Join(r.dir, "broker")}); err != nil {
+	if r.server, err = embedded.Start(ctx, embedded.Config{StoreDir: filepath.Join(r.dir, "broker"), Listen: "127.0.0.1:0"}); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, func() error { return r.server.Shutdown(context.Background()) })
@@ -121,8 +156,8 @@ func (r *benchRig) startBroker(ctx context.Context, o benchOptions) error {
 	var running context.Context
 	running, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.services, running = errgroup.WithContext(running)
-	owner := topics.NewOwner(registryStore, r.broker, topics.OwnerConfig{})
-	r.services.Go(func() error { return owner.Run(running) })
+	r.owner = topics.NewOwner(registryStore, r.broker, topics.OwnerConfig{})
+	r.services.Go(func() error { return r.owner.Run(running) })
 	return nil
 }
 
@@ -161,8 +196,9 @@ type benchCounters struct {
 }
 
 func (r *benchRig) counters() benchCounters {
+	r.commits += r.meter.read(context.Background())
 	return benchCounters{
-		commits:  r.a.commits.Load() + r.b.commits.Load(),
+		commits:  r.commits,
 		messages: r.broker.messages.Load(), receipts: r.broker.receipts.Load(), cpu: cpuTime(),
 	}
 }
@@ -183,11 +219,11 @@ const benchPatience = time.Minute
 func (r *benchRig) released(ctx context.Context) error {
 	deadline := time.Now().Add(benchPatience)
 	for {
-		var left int
-		if err := r.a.db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM twostep_outbox)`).Scan(&left); err != nil {
+		var left bool
+		if err := r.a.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM twostep_outbox)`).Scan(&left); err != nil {
 			return fmt.Errorf("look at the outbox: %w", err)
 		}
-		if left == 0 {
+		if !left {
 			return nil
 		}
 		if time.Now().After(deadline) {

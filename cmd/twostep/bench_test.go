@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 )
 
 // runBenchJSON runs one suite with few transfers and returns its JSON.
@@ -99,12 +102,61 @@ func TestBenchRelay(t *testing.T) {
 	wantFigures(t, form(t, report, formRelay))
 }
 
+func TestBenchLatency(t *testing.T) {
+	t.Parallel()
+	args := []string{"bench", "latency", "--json", "--dir", t.TempDir(), "--rate", "50", "--length", "1s"}
+	var stdout, stderr bytes.Buffer
+	if code := run(args, &stdout, &stderr); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, &stderr)
+	}
+	var r latencyReport
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if !r.OK || r.Transfers != 50 || r.P50 <= 0 || r.P99 < r.P50 || r.P999 < r.P99 || r.Max < r.P999 || r.CommitsPerTransfer < 1 || r.Money.After != r.Money.Before {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Relay and server as processes of their own.
+func TestBenchBacklogAndIdle(t *testing.T) {
+	t.Parallel()
+	decode := func(into any, args ...string) {
+		t.Helper()
+		p := begin(t, nil, executable(t, "twostep"), append([]string{"bench", "--json", "--dir", t.TempDir()}, args...)...)
+		if code := p.exit(t, demoLimit); code != exitOK {
+			t.Fatalf("bench %v: exit code %d", args, code)
+		}
+		if err := json.Unmarshal([]byte(p.stdout.String()), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b backlogReport
+	decode(&b, "backlog", "--waiting", "1000,5000", "--rounds", "3")
+	if b.Few.Waiting < 1000 || b.Many.Waiting < 5000 || b.Few.ClaimMS <= 0 || b.Many.ClaimMS <= 0 || b.Many.StartMS <= 0 || b.Ratio <= 0 || b.Many.MemoryMB > 64 {
+		t.Errorf("%+v", b)
+	}
+	var idle idleReport
+	decode(&idle, "idle", "--length", "2s")
+	// A beat each 1.5 s, and nothing else: how many fall into two seconds is by chance.
+	if idle.Seconds != 2 || idle.CommitsPerMinute <= 0 || idle.CommitsPerMinute > 200 {
+		t.Errorf("%+v", idle)
+	}
+}
+
 func TestBenchUsage(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ args, want string }{
 		{"bench transfer --clients 0", "--clients 0: use 1 or more"},
 		{"bench transfer --form other", "--form \"other\": use transact or own_transaction"},
 		{"bench transfers", "transfer"},
+		{"bench latency --rate 0", "--rate 0: use a number of transfers a second"},
+		{"bench backlog --waiting 10", "--waiting 10: use two numbers of rows"},
+		{"bench backlog --waiting 10,x", "--waiting 10,x: use two numbers of rows"},
+		{"bench idle --length 1ms", "--length 1ms: use 1s or more"},
+		{"bench relay --db oracle", "use sqlite, postgres or mysql"},
+		{"bench relay --db sqlite,mysql,postgres", "or two: bank A's and bank B's"},
+		{"bench relay --db sqlite --dsn x", "--dsn is given 1 times, which is more than --db has servers"},
 	} {
 		var stdout, stderr bytes.Buffer
 		if code := run(strings.Fields(c.args), &stdout, &stderr); code != exitUsage || !strings.Contains(stderr.String(), c.want) {
@@ -119,18 +171,18 @@ func TestBenchCountsTheMoney(t *testing.T) {
 	ctx := t.Context()
 	var banks []*benchBank
 	for _, name := range []string{"a", "b"} {
-		bank, err := openBenchBank(ctx, t.TempDir(), name)
+		bank, err := openBenchBank(ctx, database.Config{Kind: database.SQLite, DSN: filepath.Join(t.TempDir(), name+".db")}, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = bank.db.Close() })
+		t.Cleanup(func() { _ = bank.Close() })
 		banks = append(banks, bank)
 	}
 	transfer := benchTransferOf(3)
-	if err := banks[0].bare(ctx, debit, transfer); err != nil {
+	if err := banks[0].bare(ctx, banks[0].debit, transfer); err != nil {
 		t.Fatal(err)
 	}
-	if err := banks[1].bare(ctx, credit, transfer); err != nil {
+	if err := banks[1].bare(ctx, banks[1].credit, transfer); err != nil {
 		t.Fatal(err)
 	}
 	var books benchBooks
@@ -146,7 +198,7 @@ func TestBenchCountsTheMoney(t *testing.T) {
 	if err := count(); err != nil {
 		t.Fatalf("the money adds up, but: %v", err)
 	}
-	if _, err := banks[1].db.ExecContext(ctx, `UPDATE account SET balance = balance + CASE id WHEN 1 THEN 1 ELSE -1 END WHERE id IN (1, 2)`); err != nil {
+	if _, err := banks[1].ExecContext(ctx, `UPDATE account SET balance = balance + CASE id WHEN 1 THEN 1 ELSE -1 END WHERE id IN (1, 2)`); err != nil {
 		t.Fatal(err)
 	}
 	if err := count(); err == nil || !strings.Contains(err.Error(), "b/1: 1000000001 instead of 1000000000") {

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/outbox"
 	"github.com/twostep-mq/twostep/topics"
 )
@@ -30,10 +29,10 @@ func benchTransfer(ctx context.Context, r *benchRig, o benchOptions) (forms map[
 			before, start := r.counters(), time.Now()
 			waits, err := clients(ctx, o, func(ctx context.Context, n int) error {
 				t := benchTransferOf(n)
-				if err := r.a.bare(ctx, debit, t); err != nil {
+				if err := r.a.bare(ctx, r.a.debit, t); err != nil {
 					return err
 				}
-				return r.b.bare(ctx, credit, t)
+				return r.b.bare(ctx, r.b.credit, t)
 			})
 			round := benchRound{transfers: o.transfers, elapsed: time.Since(start), waits: waits, batches: int64(o.transfers)}
 			r.since(before, &round)
@@ -64,7 +63,7 @@ func eachForm(o benchOptions, measure func(form string) (benchFigures, error)) (
 func benchSenders(r *benchRig, box *outbox.Outbox, topic *topics.Topic[benchTransferred]) map[string]func(context.Context, int) error {
 	send := func(ctx context.Context, tx outbox.Transaction, n int) error {
 		t := benchTransferOf(n)
-		if err := debit(ctx, tx, t); err != nil {
+		if err := r.a.debit(ctx, tx, t); err != nil {
 			return err
 		}
 		_, err := box.Publish(ctx, tx, topic.Message(t))
@@ -75,7 +74,7 @@ func benchSenders(r *benchRig, box *outbox.Outbox, topic *topics.Topic[benchTran
 			return box.Transact(ctx, func(tx outbox.Tx) error { return send(ctx, tx, n) })
 		},
 		formOwn: func(ctx context.Context, n int) error {
-			tx, err := r.a.db.BeginTx(ctx, nil)
+			tx, err := r.a.BeginTx(ctx, nil)
 			if err != nil {
 				return err
 			}
@@ -90,14 +89,14 @@ func benchSenders(r *benchRig, box *outbox.Outbox, topic *topics.Topic[benchTran
 
 // startTransfer starts bank A's relay and bank B's receiver and waits until they work.
 func (r *benchRig) startTransfer(ctx context.Context, topic *topics.Topic[benchTransferred], credits *benchCredits) (stop func() error, box *outbox.Outbox, err error) {
-	consumer, err := sqlite.NewConsumer(ctx, r.b.db)
+	consumer, err := r.b.Consumer(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	app := topics.NewApp(r.broker, &benchStore{Store: consumer, credits: credits}, topics.AppConfig{Name: "bank-b"})
 	topic.HandleShared(app, "accounts", func(ctx context.Context, tx outbox.Tx, m topics.Received[benchTransferred]) error {
 		credits.handled(m.Data.Number)
-		return credit(ctx, tx, m.Data)
+		return r.b.credit(ctx, tx, m.Data)
 	})
 	relay := outbox.NewRelay(r.store, r.broker, outbox.RelayConfig{Name: "bank-a"})
 	box, err = outbox.New(ctx, r.store, outbox.Config{Doorbell: relay})
@@ -216,6 +215,12 @@ func (c *benchCredits) round() benchRound {
 type benchStore struct {
 	topics.Store
 	credits *benchCredits
+}
+
+// TryAgain passes the question on; embedding alone would hide that the store can answer it.
+func (s *benchStore) TryAgain(err error) bool {
+	judge, ok := s.Store.(topics.RetryJudge)
+	return ok && judge.TryAgain(err)
 }
 
 func (s *benchStore) Begin(ctx context.Context) (topics.StoreTx, error) {

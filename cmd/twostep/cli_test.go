@@ -133,7 +133,7 @@ func TestCommandLineMistakes(t *testing.T) {
 		{[]string{"topics", "list", "--server", "127.0.0.1:1"}, exitUsage, "twostep: server address \"127.0.0.1:1\": use a URL, as http://127.0.0.1:36789\n"},
 		{[]string{"topics", "list", "--server", "http://127.0.0.1:1"}, exitUnreachable, "twostep: no twostep server answers at http://127.0.0.1:1 (dial tcp 127.0.0.1:1: connect: connection refused): start one with twostep serve, or name another with --server or TWOSTEP_SERVER\n"},
 		{[]string{"migrate"}, exitUsage, "twostep: --dsn is missing: name the database's file, as --dsn bank.db\n"},
-		{[]string{"migrate", "--driver", "oracle"}, exitUsage, "twostep: --driver is \"oracle\": use sqlite\n"},
+		{[]string{"migrate", "--driver", "oracle"}, exitUsage, "twostep: --driver: \"oracle\" is no kind of database: use sqlite, postgres or mysql\n"},
 		{[]string{"migrate", "--for", "me"}, exitUsage, "twostep: --for is \"me\": use service or orchestrator\n"},
 	} {
 		out, errs, code := command(t, nil, tt.line...)
@@ -148,8 +148,11 @@ func TestConfigShow(t *testing.T) {
 	t.Chdir(dir)
 	t.Setenv("TWOSTEP_BROKER_URL", "nats://elsewhere:4222")
 	t.Setenv("TWOSTEP_BROKER_PASSWORD", "hunter2")
+	t.Setenv("TWOSTEP_STORE_DSN", "postgres://u:hunter2@h/d")
+	t.Setenv("TWOSTEP_STORE_DRIVER", "postgres")
 	out := mustRun(t, nil, "config", "show", "--log-level", "debug")
-	for _, want := range []string{"log.level               debug                  --log-level\n", "broker.password         ***                    TWOSTEP_BROKER_PASSWORD\n", "data                    ./twostep-data         default\n"} {
+	for _, want := range []string{"log.level                      debug                  --log-level\n", "broker.password                ***                    TWOSTEP_BROKER_PASSWORD\n", "data                           ./twostep-data         default\n",
+		"store.dsn                      ***                    TWOSTEP_STORE_DSN\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("missing %q in\n%s", want, out)
 		}

@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/twostep-mq/twostep/broker"
+	"github.com/twostep-mq/twostep/configs"
 )
 
 // Files of the data folder; docs/reference.md lists them.
@@ -136,4 +139,24 @@ func (f *dataFolder) close() error {
 		return fmt.Errorf("data folder %s: unlock: %w", f.path, err)
 	}
 	return nil
+}
+
+// serverFile is the path of a file in the configured data folder, whether that is there or not.
+func serverFile(cfg configs.Config, name string) string { return filepath.Join(cfg.Data, name) }
+
+// examineFolder looks at a data folder without locking it.
+func examineFolder(path string) broker.Finding {
+	f := broker.Finding{Check: "folder", Level: broker.LevelOK, Value: path}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		f.Level, f.Problem = broker.LevelNote, "it is not there yet; twostep serve makes it"
+	case err != nil:
+		f.Level, f.Problem, f.Fix = broker.LevelError, err.Error(), "name another with --data or TWOSTEP_DATA"
+	case !info.IsDir():
+		f.Level, f.Problem, f.Fix = broker.LevelError, "it is no folder", "name another with --data or TWOSTEP_DATA"
+	case info.Mode().Perm()&0o077 != 0:
+		f.Level, f.Problem, f.Fix = broker.LevelWarning, fmt.Sprintf("others can look into it (mode %04o): it holds the broker's credential", info.Mode().Perm()), "chmod 700 "+path
+	}
+	return f
 }

@@ -17,6 +17,7 @@ import (
 // demoOptions are the flags of `twostep demo`. Zero means: not given.
 type demoOptions struct {
 	data      string
+	banks     bankFlags
 	transfers int
 	accounts  int
 	seed      uint64
@@ -34,19 +35,24 @@ func newDemoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Transfer money between two banks while things go wrong, and count it",
-		Long: `Two banks with a SQLite database each, this server between them. Transfers are debited at bank A and
+		Long: `Two banks with a database each, this server between them. Transfers are debited at bank A and
 credited at bank B: some are refused for lack of money, some rolled back after publishing; the credit
 handler fails now and then, and for one account always (those become dead letters); messages are
 delivered again on purpose; the relay is a process of its own, killed half-way and replaced.
 
-Each transfer is noted in a log on disk before it is tried. At the end new connections to the database
-files are compared with that log, transfer by transfer. The exit code is 0 only if it all adds up.
+Each transfer is noted in a log on disk before it is tried. At the end new connections to the databases
+are compared with that log, transfer by transfer. The exit code is 0 only if it all adds up.
+
+The databases are SQLite files, or with --db two new databases on a server, or on two, which are dropped
+at the end of a run without --data. A server may be killed and started again meanwhile.
 
 Kill it at any moment (kill -9 too) and start it again with the same --data: it continues the same run.
 The relay's lease is 2 s instead of 5 s here, so that nobody waits long for its successor.`,
 		Example: `  twostep demo
   twostep demo --transfers 10000 --json
-  twostep demo --data ./demo      # kill -9 it, then run it again`,
+  twostep demo --data ./demo      # kill -9 it, then run it again
+  make services && twostep demo --db postgres
+  TWOSTEP_DSN=postgres://… TWOSTEP_DSN_B=… twostep demo --db postgres,mysql`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, f := range []struct {
@@ -61,6 +67,7 @@ The relay's lease is 2 s instead of 5 s here, so that nobody waits long for its 
 		},
 	}
 	flags := cmd.Flags()
+	o.banks.add(flags)
 	flags.StringVar(&o.data, "data", "", "folder to work in and to continue in; default: a temporary one, removed when all adds up")
 	flags.IntVar(&o.transfers, "transfers", 0, fmt.Sprintf("transfers to ask for (default %d)", demoTransfers))
 	flags.IntVar(&o.accounts, "accounts", 0, fmt.Sprintf("accounts of each bank (default %d)", demoAccounts))
@@ -72,7 +79,7 @@ The relay's lease is 2 s instead of 5 s here, so that nobody waits long for its 
 
 // runDemo makes or continues a run, compares, and reports. Its error makes the exit code.
 func runDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) error {
-	folder, err := openDemoFolder(o)
+	folder, err := openDemoFolder(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -87,13 +94,13 @@ func runDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) error
 	}
 	switch {
 	case err == nil && folder.temporary:
-		return os.RemoveAll(folder.dir)
+		return errors.Join(folder.dropDatabases(ctx), os.RemoveAll(folder.dir))
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("demo stopped before its end; it goes on with: twostep demo --data %s", folder.dir)
+		return fmt.Errorf("demo stopped before its end; it goes on with: twostep demo --data %s%s", folder.dir, folder.sameServers())
 	}
-	return fmt.Errorf("%w\nthe databases, the log of transfers and the log of the processes are kept in %s", err, folder.dir)
+	return fmt.Errorf("%w\nthe databases, the log of transfers and the log of the processes are kept in %s%s", err, folder.dir, folder.keptDatabases())
 }
 
 // run runs what is left of the plan, unless nothing is, and compares.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 )
 
 // Files of the demo's folder.
@@ -32,6 +32,14 @@ type demoPlan struct {
 	ledger.Plan
 	// Tap is the uid of the extra reader that has messages delivered again.
 	Tap string `json:"tap"`
+	// Databases are bank A's and bank B's; none: SQLite files. No DSN is kept.
+	Databases []demoDatabase `json:"databases,omitempty"`
+}
+
+// demoDatabase is where a bank is: Name on a server, empty for SQLite.
+type demoDatabase struct {
+	Kind database.Kind `json:"kind"`
+	Name string        `json:"name,omitempty"`
 }
 
 // demoFolder is where a run lives.
@@ -39,12 +47,14 @@ type demoFolder struct {
 	dir       string
 	temporary bool
 	plan      demoPlan
+	// bankA and bankB are their databases.
+	bankA, bankB database.Config
 }
 
 func (f *demoFolder) path(name string) string { return filepath.Join(f.dir, name) }
 
-// openDemoFolder finds the run in the folder, or plans one.
-func openDemoFolder(o demoOptions) (f *demoFolder, err error) {
+// openDemoFolder finds the run in the folder, or plans one, and makes its databases.
+func openDemoFolder(ctx context.Context, o demoOptions) (f *demoFolder, err error) {
 	f = &demoFolder{dir: o.data}
 	if f.dir == "" {
 		f.temporary = true
@@ -60,6 +70,9 @@ func openDemoFolder(o demoOptions) (f *demoFolder, err error) {
 		err = f.newPlan(o)
 	case err == nil:
 		err = f.oldPlan(raw, o)
+	}
+	if err == nil {
+		err = f.makeDatabases(ctx, o)
 	}
 	if err != nil {
 		if f.temporary {
@@ -87,6 +100,14 @@ func (f *demoFolder) newPlan(o demoOptions) error {
 	if err := p.Validate(); err != nil {
 		return usagef("demo: %v", err)
 	}
+	kinds, err := o.banks.parse([2]database.Kind{database.SQLite, database.SQLite})
+	if err != nil {
+		return err
+	}
+	if _, err := o.banks.servers(kinds); err != nil { // before anything is written
+		return err
+	}
+	f.planDatabases(kinds)
 	if err := f.refuseOthersFolder(); err != nil {
 		return err
 	}
@@ -131,6 +152,13 @@ func (f *demoFolder) oldPlan(raw []byte, o demoOptions) error {
 		return usagef("demo: %s holds a run of %d transfers, %d accounts, seed %d, which would be continued: leave those flags out, or choose another --data",
 			f.dir, p.Transfers, p.Accounts, p.Seed)
 	}
+	kinds, err := o.banks.parse(f.kinds())
+	if err != nil {
+		return err
+	}
+	if kinds != f.kinds() {
+		return usagef("demo: %s holds a run on %s,%s, which would be continued: leave --db out, or choose another --data", f.dir, f.kinds()[0], f.kinds()[1])
+	}
 	return nil
 }
 
@@ -149,25 +177,25 @@ func (f *demoFolder) records() ([]ledger.Record, error) {
 // evidence reads both banks through new connections, after everything else has been closed.
 func (f *demoFolder) evidence(ctx context.Context, h ledger.History) (e ledger.Evidence, err error) {
 	e = ledger.Evidence{SendingOpening: f.plan.Sending(), ReceivingOpening: f.plan.Receiving(), Asked: h.Asked}
-	a, err := sqlite.Open(f.path(demoBankA), sqlite.MustExist())
+	a, err := openAgain(ctx, f.bankA)
 	if err != nil {
 		return e, err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	b, err := sqlite.Open(f.path(demoBankB), sqlite.MustExist())
+	b, err := openAgain(ctx, f.bankB)
 	if err != nil {
 		return e, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	if e.Sending, err = ledger.Read(ctx, a); err != nil {
+	if e.Sending, err = a.Read(ctx); err != nil {
 		return e, err
 	}
-	if e.Receiving, err = ledger.Read(ctx, b); err != nil {
+	if e.Receiving, err = b.Read(ctx); err != nil {
 		return e, err
 	}
-	if e.Unreleased, err = ledger.Unreleased(ctx, a); err != nil {
+	if e.Unreleased, err = a.Unreleased(ctx); err != nil {
 		return e, err
 	}
-	e.Dead, e.Waiting, err = ledger.Parked(ctx, b)
+	e.Dead, e.Waiting, err = b.Parked(ctx)
 	return e, err
 }

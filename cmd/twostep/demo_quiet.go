@@ -22,15 +22,22 @@ const (
 type demoLeft struct{ unreleased, waiting, dead, credited int }
 
 func (r *demoRun) left(ctx context.Context) (l demoLeft, err error) {
-	if l.unreleased, err = ledger.Unreleased(ctx, r.a); err != nil {
+	if l.unreleased, err = r.a.Unreleased(ctx); err != nil {
 		return l, err
 	}
-	err = r.b.QueryRowContext(ctx, `SELECT count(*) FILTER (WHERE state <> 'dead'), count(*) FILTER (WHERE state = 'dead'),
-		(SELECT count(*) FROM entry) FROM twostep_parked`).Scan(&l.waiting, &l.dead, &l.credited)
+	err = r.b.QueryRowContext(ctx, `SELECT coalesce(sum(CASE WHEN state = 'dead' THEN 0 ELSE 1 END), 0),
+		coalesce(sum(CASE WHEN state = 'dead' THEN 1 ELSE 0 END), 0), (SELECT count(*) FROM entry) FROM twostep_parked`).
+		Scan(&l.waiting, &l.dead, &l.credited)
 	if err != nil {
 		return l, fmt.Errorf("count what bank B has: %w", err)
 	}
 	return l, nil
+}
+
+// leftPatiently asks until both databases answer.
+func (r *demoRun) leftPatiently() (l demoLeft, err error) {
+	err = throughOutage(r.ctx, func() (err error) { l, err = r.left(r.ctx); return err }, r.a.Kind, r.b.Kind)
+	return l, err
 }
 
 // waitForQuiet waits until the outbox is empty, nothing is parked that will be tried again, and the copies have been read.
@@ -40,7 +47,7 @@ func (r *demoRun) waitForQuiet() error {
 	var last demoLeft
 	changed := time.Now()
 	for {
-		l, err := r.left(r.ctx)
+		l, err := r.leftPatiently()
 		if err != nil {
 			return err
 		}
@@ -50,7 +57,7 @@ func (r *demoRun) waitForQuiet() error {
 				return err
 			}
 			// A copy that was read may have been parked: look again after it.
-			if l, err = r.left(r.ctx); err != nil {
+			if l, err = r.leftPatiently(); err != nil {
 				return err
 			}
 			if quiet && l.unreleased == 0 && l.waiting == 0 {

@@ -1,32 +1,25 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
-	"runtime"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/outbox"
 )
 
 const (
 	// demoLease is shorter than the relay's default, so that the demo is not mostly a wait for a killed relay's lease.
 	demoLease = 2 * time.Second
-	// relayGrace is how long the relay may take to end when it is asked to.
-	relayGrace = 10 * time.Second
 	// relaySettling is how long a relay that ended is not yet an error: a signal of the terminal reaches both processes.
 	relaySettling = time.Second
 )
@@ -69,77 +62,14 @@ func (r *demoRun) keepRelay(ctx context.Context) error {
 	}
 }
 
-// relayProcess is a running relay.
-type relayProcess struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	done  chan struct{} // closed when it has ended
-	err   error
-}
-
 func (r *demoRun) startRelay() (*relayProcess, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(r.ctx), self, "demo", "relay", "--db", r.path(demoBankA))
-	cmd.Env = append(os.Environ(), r.address.Env()...)
-	cmd.Stderr = r.relayLog
-	dieWithParent(cmd)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	p := &relayProcess{cmd: cmd, stdin: stdin, done: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		// Linux kills the child when the thread that started it ends, so the thread stays for as long as the child does.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		defer close(p.done)
-		var counted int64
-		for lines := bufio.NewScanner(stdout); lines.Scan(); {
-			if n, err := strconv.ParseInt(lines.Text(), 10, 64); err == nil {
-				r.counts.relayCommits.Add(n - counted)
-				counted = n
-			}
-		}
-		p.err = cmd.Wait()
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start a process: %w", err)
-	}
-	return p, nil
-}
-
-// kill ends the process as a power failure would: it gets no chance to say or write anything.
-func (p *relayProcess) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.done
-}
-
-// stop asks the process to end, by the end of its input.
-func (p *relayProcess) stop() {
-	_ = p.stdin.Close()
-	select {
-	case <-p.done:
-	case <-time.After(relayGrace):
-		p.kill()
-	}
+	return startRelayProcess(r.ctx, r.bankA, r.address, demoLease, r.relayLog, func(commits int64) { r.counts.relayCommits.Add(commits) })
 }
 
 // newDemoRelayCommand is the other process: a relay that knows bank A's database and the broker's address, and nothing else.
 func newDemoRelayCommand() *cobra.Command {
-	var db string
+	var driver, name string
+	var lease time.Duration
 	cmd := &cobra.Command{
 		Use: "relay", Hidden: true, Short: "Relay of bank A (started by demo)", Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -151,22 +81,28 @@ func newDemoRelayCommand() *cobra.Command {
 				cancel()
 			}()
 			logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)).With("pid", os.Getpid())
-			return runDemoRelay(ctx, db, link.FromEnv(), logger, cmd.OutOrStdout())
+			kind, err := database.ParseKind(driver)
+			if err != nil {
+				return usagef("--driver: %v", err)
+			}
+			return runDemoRelay(ctx, database.Config{Kind: kind, DSN: os.Getenv(envDSN), Name: name}, link.FromEnv(), lease, logger, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&db, "db", "", "database file")
+	cmd.Flags().StringVar(&driver, "driver", "", "kind of database; its DSN is in "+envDSN)
+	cmd.Flags().DurationVar(&lease, "lease", 0, "the relay's lease; 0: its default")
+	cmd.Flags().StringVar(&name, "name", "", "name of the database on its server")
 	return cmd
 }
 
-// runDemoRelay relays until ctx ends and tells on out how often it has committed.
-func runDemoRelay(ctx context.Context, file string, address link.Address, logger *slog.Logger, out io.Writer) (err error) {
-	var commits atomic.Int64
-	db, err := sqlite.Open(file, sqlite.MustExist(), sqlite.WithCommitHook(func() { commits.Add(1) }))
+// runDemoRelay relays until ctx ends and tells on out how often it has committed, where no server counts that.
+func runDemoRelay(ctx context.Context, bankA database.Config, address link.Address, lease time.Duration, logger *slog.Logger, out io.Writer) (err error) {
+	db, err := openAgain(ctx, bankA)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	store, err := sqlite.NewOutbox(ctx, db)
+	var store database.Outbox
+	err = throughOutage(ctx, func() (err error) { store, err = db.Outbox(ctx); return err }, db.Kind)
 	if err != nil {
 		return err
 	}
@@ -175,7 +111,7 @@ func runDemoRelay(ctx context.Context, file string, address link.Address, logger
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close(context.WithoutCancel(ctx))) }()
-	relay := outbox.NewRelay(store, b, outbox.RelayConfig{Name: "bank-a", Lease: demoLease, Logger: logger})
+	relay := outbox.NewRelay(store, b, outbox.RelayConfig{Name: "bank-a", Lease: lease, Logger: logger})
 	var both errgroup.Group
 	ended := make(chan struct{})
 	both.Go(func() error {
@@ -192,7 +128,13 @@ func runDemoRelay(ctx context.Context, file string, address link.Address, logger
 				stop = true
 			case <-tick.C:
 			}
-			if n := commits.Load(); n != told {
+			if bankA.Kind != database.SQLite {
+				if stop {
+					return nil
+				}
+				continue
+			}
+			if n, err := db.Commits(ctx); err == nil && n != told {
 				told = n
 				// Nobody reads any more when the parent is gone; the end of the input says so, too.
 				_, _ = fmt.Fprintln(out, n)

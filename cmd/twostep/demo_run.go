@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/broker"
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/configs"
 	"github.com/twostep-mq/twostep/outbox"
 	"github.com/twostep-mq/twostep/topics"
@@ -32,9 +31,10 @@ type demoRun struct {
 	address link.Address
 	log     *ledger.Log
 	history ledger.History
-	a, b    *sql.DB
+	a, b    *ledger.Bank
 	box     *outbox.Outbox
 	counts  demoCounts
+	meter   commitMeter
 
 	// asked counts transfers, of former processes too; ended those that were refused or rolled back. halfway is closed when half of all
 	// were asked for.
@@ -136,31 +136,40 @@ func (r *demoRun) openLog() error {
 }
 
 func (r *demoRun) openBanks() (err error) {
-	if r.a, err = r.openBank(demoBankA, r.plan.Sending()); err != nil {
+	if r.a, err = r.openBank(r.bankA, r.plan.Sending()); err != nil {
 		return err
 	}
-	if r.b, err = r.openBank(demoBankB, r.plan.Receiving()); err != nil {
+	if r.b, err = r.openBank(r.bankB, r.plan.Receiving()); err != nil {
 		return err
 	}
-	store, err := sqlite.NewOutbox(r.ctx, r.a)
+	store, err := r.a.Outbox(r.ctx)
 	if err != nil {
 		return err
 	}
 	// The relay is another process, so it is the broker that rings.
 	r.box, err = outbox.New(r.ctx, store, outbox.Config{Doorbell: r.broker})
+	r.later(func() error {
+		r.counts.commits.Add(r.meter.read(context.WithoutCancel(r.ctx)))
+		return nil
+	})
 	return err
 }
 
-func (r *demoRun) openBank(file string, opening map[string]int64) (*sql.DB, error) {
-	db, err := sqlite.Open(r.path(file), sqlite.WithCommitHook(func() { r.counts.commits.Add(1) }))
+func (r *demoRun) openBank(c database.Config, opening map[string]int64) (*ledger.Bank, error) {
+	db, err := database.Open(r.ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	r.later(db.Close)
-	if err := sqlite.Migrate(r.ctx, db, sqlite.Service); err != nil {
+	bank := ledger.New(db)
+	if err := r.meter.watch(r.ctx, db); err != nil {
+		// It is a figure, and nothing more. A user may lack the right to read it.
+		r.logger.Warn("commits are not counted", "error", err)
+	}
+	if err := db.Migrate(r.ctx, database.Service); err != nil {
 		return nil, err
 	}
-	return db, ledger.SetUp(r.ctx, db, opening)
+	return bank, bank.SetUp(r.ctx, opening)
 }
 
 // startServices starts bank A's relay, bank B's handler, and the tap that has messages delivered again.
@@ -203,6 +212,7 @@ func (r *demoRun) keepCounts(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+		r.counts.commits.Add(r.meter.read(ctx))
 		record := r.counts.record()
 		if now := fmt.Sprint(record.Counts); now != last {
 			last = now
@@ -224,7 +234,7 @@ const (
 )
 
 func (r *demoRun) newApp() (*topics.App, error) {
-	store, err := sqlite.NewConsumer(r.ctx, r.b)
+	store, err := r.b.Consumer(r.ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -247,5 +257,5 @@ func (r *demoRun) credit(ctx context.Context, tx outbox.Tx, m topics.Received[le
 	if r.plan.Chance("fails", t.ID, failPerMille) && (m.Attempt == 1 || m.Attempt == 2 && r.plan.Chance("fails again", t.ID, failAgainPerMille)) {
 		return errors.New("the bank's computer is busy")
 	}
-	return ledger.Credit(ctx, tx, t)
+	return r.b.Credit(ctx, tx, t)
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/outbox"
 )
 
@@ -60,7 +61,7 @@ func (r *demoRun) half() int64 { return (int64(r.plan.Transfers) + 1) / 2 }
 // settleUnknown finds out what became of transfers that were asked for when a former process ended: the database knows. known has
 // all that were ever asked for, with an empty result where there is no trace of them: those are asked for again.
 func (r *demoRun) settleUnknown() (known map[string]ledger.Event, err error) {
-	statement, err := ledger.Read(r.ctx, r.a)
+	statement, err := r.a.Read(r.ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -95,25 +96,56 @@ func (r *demoRun) transfer(ctx context.Context, t ledger.Transfer, asked bool) e
 	}
 	// Once tried, it is brought to its end whatever becomes of the run.
 	ctx = context.WithoutCancel(ctx)
-	var err error
-	if r.plan.Chance("own transaction", t.ID, ownPerMille) {
-		err = r.inOwnTransaction(ctx, t)
-	} else {
-		err = r.box.Transact(ctx, func(tx outbox.Tx) error { return r.debit(ctx, tx, t) })
-	}
-	result := ledger.EventCommitted
-	switch {
-	case errors.Is(err, ledger.ErrRefused):
-		result = ledger.EventRefused
-	case errors.Is(err, errRolledBack):
-		result = ledger.EventRolledBack
-	case err != nil:
+	result, err := r.bringToAnEnd(ctx, t)
+	if err != nil {
 		return err
 	}
 	if result != ledger.EventCommitted {
 		r.ended.Add(1)
 	}
 	return r.log.Note(ledger.Record{Event: result, ID: t.ID})
+}
+
+// maxTries of one transfer, where the database refuses in between.
+const maxTries = 20
+
+// bringToAnEnd tries a transfer until its result is known. An error of the database leaves that open: the answer to a COMMIT may have
+// been lost. So the database is asked, when it answers again, before the next try.
+func (r *demoRun) bringToAnEnd(ctx context.Context, t ledger.Transfer) (ledger.Event, error) {
+	for try := 1; ; try++ {
+		err := r.try(ctx, t)
+		switch {
+		case err == nil, errors.Is(err, outbox.ErrDuplicate): // its gid was published: by the try before
+			return ledger.EventCommitted, nil
+		case errors.Is(err, errRolledBack):
+			return ledger.EventRolledBack, nil
+		case errors.Is(err, ledger.ErrRefused) && try == 1:
+			return ledger.EventRefused, nil
+		case r.a.Kind == database.SQLite:
+			return "", err
+		}
+		// After an unknown try also a refusal says little: the try itself may have taken the money.
+		var debited bool
+		asked := throughOutage(ctx, func() (err error) { debited, err = r.a.Debited(ctx, t.ID); return err }, r.a.Kind)
+		switch {
+		case asked != nil:
+			return "", errors.Join(err, asked)
+		case debited:
+			return ledger.EventCommitted, nil
+		case errors.Is(err, ledger.ErrRefused):
+			return ledger.EventRefused, nil
+		case try == maxTries:
+			return "", err
+		}
+	}
+}
+
+// try tries a transfer once.
+func (r *demoRun) try(ctx context.Context, t ledger.Transfer) error {
+	if r.plan.Chance("own transaction", t.ID, ownPerMille) {
+		return r.inOwnTransaction(ctx, t)
+	}
+	return r.box.Transact(ctx, func(tx outbox.Tx) error { return r.debit(ctx, tx, t) })
 }
 
 // inOwnTransaction is the way of a service that manages its transactions itself.
@@ -131,7 +163,7 @@ func (r *demoRun) inOwnTransaction(ctx context.Context, t ledger.Transfer) error
 
 // debit is bank A's business: the money and the message, or neither.
 func (r *demoRun) debit(ctx context.Context, tx outbox.Transaction, t ledger.Transfer) error {
-	if err := ledger.Debit(ctx, tx, t); err != nil {
+	if err := r.a.Debit(ctx, tx, t); err != nil {
 		return err
 	}
 	if _, err := r.box.Publish(ctx, tx, ledger.TransIn.Message(t)); err != nil {

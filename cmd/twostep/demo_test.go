@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/twostep-mq/twostep/adapters/sqlite"
-	"github.com/twostep-mq/twostep/cmd/bank/ledger"
 )
 
 const demoLimit = 90 * time.Second
@@ -255,15 +254,12 @@ func killAndContinue(t *testing.T, percent float64, group bool) (rows int) {
 		p.kill()
 	}
 	<-p.done
-	db, err := sqlite.Open(filepath.Join(folder, demoBankA), sqlite.MustExist())
+	bank := openBank(t, filepath.Join(folder, demoBankA))
+	rows, err := bank.Unreleased(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err = ledger.Unreleased(context.Background(), db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
+	if err := bank.Close(); err != nil {
 		t.Fatal(err)
 	}
 	code, stdout, stderr := demo(t, "--data", folder, "--json")

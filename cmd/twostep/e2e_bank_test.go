@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -14,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
 	"github.com/twostep-mq/twostep/cmd/bank/link"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 )
 
 // e2eLimit is how long anything may take before a test gives up.
@@ -90,14 +89,20 @@ func (in *installation) bank(t *testing.T, command, db string, flags ...string) 
 func (in *installation) path(file string) string { return filepath.Join(in.dir, file) }
 
 // open opens a bank's database beside the bank.
-func (in *installation) open(t *testing.T, file string) *sql.DB {
+func (in *installation) open(t *testing.T, file string) *ledger.Bank {
 	t.Helper()
-	db, err := sqlite.Open(in.path(file), sqlite.MustExist())
+	return openBank(t, in.path(file))
+}
+
+// openBank opens the database of a bank, which must be there.
+func openBank(t *testing.T, path string) *ledger.Bank {
+	t.Helper()
+	db, err := database.Open(t.Context(), database.Config{Kind: database.SQLite, DSN: path, MustExist: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	return db
+	return ledger.New(db)
 }
 
 // cli runs the command line against the server and decodes its JSON.
@@ -112,25 +117,25 @@ func (in *installation) cli(t *testing.T, into any, args ...string) {
 	}
 }
 
-func statement(t *testing.T, db *sql.DB) ledger.Statement {
+func statement(t *testing.T, db *ledger.Bank) ledger.Statement {
 	t.Helper()
-	s, err := ledger.Read(context.Background(), db)
+	s, err := db.Read(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func unreleased(t *testing.T, db *sql.DB) int {
+func unreleased(t *testing.T, db *ledger.Bank) int {
 	t.Helper()
-	n, err := ledger.Unreleased(context.Background(), db)
+	n, err := db.Unreleased(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
 
-func entries(t *testing.T, db *sql.DB) (n int) {
+func entries(t *testing.T, db *ledger.Bank) (n int) {
 	t.Helper()
 	if err := db.QueryRow("SELECT count(*) FROM entry").Scan(&n); err != nil {
 		t.Fatal(err)
@@ -139,7 +144,7 @@ func entries(t *testing.T, db *sql.DB) (n int) {
 }
 
 // relayPID is the process that holds the outbox's lease; 0: none.
-func relayPID(t *testing.T, db *sql.DB) int {
+func relayPID(t *testing.T, db *ledger.Bank) int {
 	t.Helper()
 	var owner string
 	if err := db.QueryRow("SELECT lease_owner FROM twostep_outbox_meta").Scan(&owner); err != nil {
@@ -157,7 +162,7 @@ func relayPID(t *testing.T, db *sql.DB) int {
 }
 
 // awaitEmptyOutbox waits until everything is released.
-func awaitEmptyOutbox(t *testing.T, db *sql.DB) {
+func awaitEmptyOutbox(t *testing.T, db *ledger.Bank) {
 	t.Helper()
 	eventually(t, e2eLimit, func() (bool, string) {
 		n := unreleased(t, db)
@@ -166,10 +171,10 @@ func awaitEmptyOutbox(t *testing.T, db *sql.DB) {
 }
 
 // awaitNothingParked waits until a receiver has tried again what failed, and what is held behind it.
-func awaitNothingParked(t *testing.T, db *sql.DB) {
+func awaitNothingParked(t *testing.T, db *ledger.Bank) {
 	t.Helper()
 	eventually(t, e2eLimit, func() (bool, string) {
-		dead, waiting, err := ledger.Parked(context.Background(), db)
+		dead, waiting, err := db.Parked(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}

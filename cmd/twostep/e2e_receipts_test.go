@@ -14,9 +14,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/broker"
 	"github.com/twostep-mq/twostep/cmd/bank/ledger"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/configs"
 	"github.com/twostep-mq/twostep/outbox"
 	"github.com/twostep-mq/twostep/topics"
@@ -39,26 +39,27 @@ func TestReceiptsTravelOverTheBroker(t *testing.T) {
 	defer func() { _ = server.Close(context.Background()) }()
 
 	plan := ledger.Plan{Seed: 3, Transfers: transfers, Accounts: 20}
-	db, err := sqlite.Open(filepath.Join(dir, "bank.db"))
+	opened, err := database.Open(ctx, database.Config{Kind: database.SQLite, DSN: filepath.Join(dir, "bank.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = db.Close() }()
+	defer func() { _ = opened.Close() }()
+	db := ledger.New(opened)
 	opening := plan.Sending()
 	for id, balance := range plan.Receiving() {
 		opening[id] = balance
 	}
-	if err := sqlite.Migrate(ctx, db, sqlite.Service); err != nil {
+	if err := db.Migrate(ctx, database.Service); err != nil {
 		t.Fatal(err)
 	}
-	if err := ledger.SetUp(ctx, db, opening); err != nil {
+	if err := db.SetUp(ctx, opening); err != nil {
 		t.Fatal(err)
 	}
-	store, err := sqlite.NewOutbox(ctx, db)
+	store, err := db.Outbox(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	consumer, err := sqlite.NewConsumer(ctx, db)
+	consumer, err := db.Consumer(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func TestReceiptsTravelOverTheBroker(t *testing.T) {
 	var credited atomic.Int64
 	ledger.TransIn.HandleShared(app, "accounts", func(ctx context.Context, tx outbox.Tx, m topics.Received[ledger.Transfer]) error {
 		credited.Add(1)
-		return ledger.Credit(ctx, tx, m.Data)
+		return db.Credit(ctx, tx, m.Data)
 	})
 	relay := outbox.NewRelay(store, server.Broker(), outbox.RelayConfig{Name: "bank", Positions: 100 * time.Millisecond})
 	var services errgroup.Group
@@ -92,7 +93,7 @@ func TestReceiptsTravelOverTheBroker(t *testing.T) {
 	for i := range transfers {
 		err := box.Transact(ctx, func(tx outbox.Tx) error {
 			tr := plan.Transfer(i)
-			if err := ledger.Debit(ctx, tx, tr); err != nil {
+			if err := db.Debit(ctx, tx, tr); err != nil {
 				return err
 			}
 			_, err := box.Publish(ctx, tx, ledger.TransIn.Message(tr))

@@ -53,6 +53,11 @@ func messageCases() []messageCase {
 		{"data folder in use", sayFolderInUse},
 		{"misspelt key", sayMisspeltKey},
 		{"full disk", sayFullDisk},
+		{"wrong password", sayWrongPassword},
+		{"unknown database", sayUnknownDatabase},
+		{"unreachable server", sayUnreachable},
+		{"missing migrations", sayMissingMigrations},
+		{"no DSN", sayNoDSN},
 	}
 }
 

@@ -33,6 +33,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 not found, 4 server unr
 		newDeadCommand(),
 		newMigrateCommand(),
 		newBenchCommand(),
+		newDoctorCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
 	)

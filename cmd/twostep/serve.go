@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/configs"
 )
 
@@ -18,12 +19,16 @@ func newServeCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the server: the registry, the API and the embedded broker",
 		Long: `Run the server: the registry of topics and subscriptions, the HTTP API and, unless broker.url names another, a NATS
-server with JetStream in this process. Everything it keeps lies in one data folder, which one server at a time locks. Services
-go on publishing, relaying and executing while it is down, as long as the broker is up.
+server with JetStream in this process. Everything it keeps lies in one data folder, which one server at a time locks, or with
+store.driver in a database on a server. Services go on publishing, relaying and executing while it is down, as long as the broker is up.
+
+Several servers may share one store on a database server: then they need one external broker, too. Of two that change the registry at
+once one is first, and the other reads it again.
 
 Every key of the configuration is a flag, a variable and a key of the file; twostep config show lists them.`,
 		Example: `  twostep serve
   twostep serve --data /var/lib/twostep --log-format json
+  TWOSTEP_STORE_DSN=postgres://twostep:secret@db.internal/twostep twostep serve --store-driver postgres
   twostep serve --broker-url nats://nats.internal:4222 --broker-user twostep --broker-password-file /run/secrets/nats`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,7 +70,7 @@ func serve(ctx context.Context, cfg configs.Config, out io.Writer, log *slog.Log
 
 // announce says where the server answers and how services connect; the credential itself is never printed.
 func announce(s *server, cfg configs.Config, out io.Writer, log *slog.Logger) error {
-	log.Info("twostep is ready", "version", version(), "api", s.URL(), "broker", s.BrokerURL(), "credential_file", s.CredentialFile(), "data", s.folder.path)
+	log.Info("twostep is ready", "version", version(), "api", s.URL(), "broker", s.BrokerURL(), "credential_file", s.CredentialFile(), "data", s.folder.path, "store", s.db.Place())
 	if cfg.Log.Format == "json" {
 		return nil
 	}
@@ -73,6 +78,9 @@ func announce(s *server, cfg configs.Config, out io.Writer, log *slog.Logger) er
 	fmt.Fprintf(&b, "twostep is ready\n\n  API and CLI   %s\n  broker        %s\n", s.URL(), s.BrokerURL())
 	if file := s.CredentialFile(); file != "" {
 		fmt.Fprintf(&b, "  credential    %s   (one line, user:password)\n", file)
+	}
+	if s.db.Kind != database.SQLite {
+		fmt.Fprintf(&b, "  store         %s\n", s.db.Place())
 	}
 	fmt.Fprintf(&b, "  data          %s\n\nservices in other processes:\n\n  export TWOSTEP_BROKER_URL=%s\n", s.folder.path, s.BrokerURL())
 	if file := s.CredentialFile(); file != "" {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,11 +12,11 @@ import (
 	"time"
 
 	"github.com/twostep-mq/twostep/adapters/api"
-	"github.com/twostep-mq/twostep/adapters/sqlite"
 	"github.com/twostep-mq/twostep/adapters/telemetry"
 	"github.com/twostep-mq/twostep/broker"
 	natsbroker "github.com/twostep-mq/twostep/broker/nats"
 	"github.com/twostep-mq/twostep/broker/nats/embedded"
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 	"github.com/twostep-mq/twostep/configs"
 	"github.com/twostep-mq/twostep/topics"
 )
@@ -31,7 +30,7 @@ type server struct {
 	listener net.Listener
 	embedded *embedded.Server // nil where the broker is an external one
 	broker   *natsbroker.Broker
-	db       *sql.DB
+	db       *database.Database
 	owner    *topics.Owner
 
 	// failed gets the first error of what runs in the background.
@@ -206,25 +205,65 @@ const connectTimeout = 30 * time.Second
 
 // openRegistry opens the server's database and lets the registry's owner run.
 func (s *server) openRegistry(ctx context.Context) error {
-	db, err := sqlite.Open(s.folder.file(serverDatabase))
+	db, err := s.openStore(ctx)
 	if err != nil {
 		return err
 	}
 	s.db = db
 	s.onClose("database", func(context.Context) error { return db.Close() })
-	if err := sqlite.Migrate(ctx, db, sqlite.Orchestrator); err != nil {
+	if err := db.Migrate(ctx, database.Orchestrator); err != nil {
 		return err
 	}
-	if err := s.folder.note(s.folder.file(serverDatabase)); err != nil {
-		return err
+	if db.Kind == database.SQLite {
+		if err := s.folder.note(s.folder.file(serverDatabase)); err != nil {
+			return err
+		}
 	}
-	store, err := sqlite.NewRegistry(ctx, db)
+	store, err := db.Registry(ctx)
 	if err != nil {
 		return err
 	}
 	s.owner = topics.NewOwner(store, s.broker, topics.OwnerConfig{Logger: s.log.With("component", "registry")})
 	s.background("registry", s.owner.Run)
 	return nil
+}
+
+// storeConfig is the server's database as configured.
+func storeConfig(cfg configs.Config, file string) database.Config {
+	c := database.Config{
+		Kind: database.Kind(cfg.Store.Driver), DSN: string(cfg.Store.DSN), Schema: cfg.Store.Schema, Prefix: cfg.Store.TablePrefix,
+		AllowUnsafeDurability: cfg.Store.AllowUnsafeDurability,
+	}
+	if c.Kind == database.SQLite {
+		c.DSN = file
+	}
+	return c
+}
+
+const (
+	// storeRetry is the pause before a database server that does not answer is asked again, storeSay how often that is logged.
+	storeRetry = 500 * time.Millisecond
+	storeSay   = 10 * time.Second
+)
+
+// openStore opens the server's database. One on a server that does not answer yet is waited for; what will not mend itself, as a wrong
+// password, ends the start.
+func (s *server) openStore(ctx context.Context) (*database.Database, error) {
+	c := storeConfig(s.cfg, s.folder.file(serverDatabase))
+	var said time.Time
+	for {
+		db, err := database.Open(ctx, c)
+		if !errors.Is(err, database.ErrUnreachable) {
+			return db, err
+		}
+		if time.Since(said) >= storeSay {
+			s.log.Warn("waiting for the store", "error", err)
+			said = time.Now()
+		}
+		if !rest(ctx, storeRetry) {
+			return nil, fmt.Errorf("the start was ended while waiting for the store: %w", err)
+		}
+	}
 }
 
 // waitForRegistry lets the owner read the broker's state, so that the first request is not refused.
@@ -294,6 +333,9 @@ func (s *server) checks() []api.Check {
 			return err
 		}},
 		{Name: "database", Run: func(ctx context.Context) error {
+			if s.db.Kind != database.SQLite {
+				return s.db.Reach(ctx)
+			}
 			var one int
 			return s.db.QueryRowContext(ctx, "SELECT 1 FROM twostep_registry").Scan(&one)
 		}},

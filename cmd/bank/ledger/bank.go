@@ -1,4 +1,4 @@
-// Package ledger is a bank in a SQLite database, small enough to be checked to the last cent: accounts, an entry for every change of
+// Package ledger is a bank in a database of any kind, small enough to be checked to the last cent: accounts, an entry for every change of
 // a balance, the log a careful client keeps of what it asked for, and the comparison of that log with the databases. The demo,
 // the bank processes and the benchmarks share it.
 package ledger
@@ -6,25 +6,44 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	_ "embed"
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/twostep-mq/twostep/cmd/internal/database"
 )
 
-//go:embed schema.sql
-var schema string
+// Bank is one bank's database.
+type Bank struct {
+	*database.Database
+	debit, credit, book, openAccount, debited string
+}
 
-// SetUp makes the bank's tables and opens the accounts with their balances, unless there are accounts already.
-func SetUp(ctx context.Context, db *sql.DB, opening map[string]int64) error {
-	tx, err := db.BeginTx(ctx, nil)
+// New uses a database as a bank's.
+func New(db *database.Database) *Bank {
+	return &Bank{
+		Database:    db,
+		debit:       db.SQL("UPDATE account SET balance = balance - ? WHERE id = ? AND balance >= ?"),
+		credit:      db.SQL("UPDATE account SET balance = balance + ? WHERE id = ?"),
+		book:        db.SQL("INSERT INTO entry (transfer, account, amount) VALUES (?, ?, ?)"),
+		openAccount: db.SQL("INSERT INTO account (id, balance) VALUES (?, ?)"),
+		debited:     db.SQL("SELECT count(*) FROM entry WHERE transfer = ? AND amount < 0"),
+	}
+}
+
+// SetUp makes the bank's tables and opens the accounts with their balances, unless there are accounts already. On a
+// server one process at a time may do so.
+func (b *Bank) SetUp(ctx context.Context, opening map[string]int64) error {
+	for _, statement := range schemaOf(b.Kind) {
+		if _, err := b.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("ledger: make a bank's tables: %w", err)
+		}
+	}
+	tx, err := b.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("ledger: set up a bank: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, schema); err != nil {
-		return fmt.Errorf("ledger: make a bank's tables: %w", err)
-	}
 	var accounts int
 	if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM account").Scan(&accounts); err != nil {
 		return fmt.Errorf("ledger: count accounts: %w", err)
@@ -33,7 +52,7 @@ func SetUp(ctx context.Context, db *sql.DB, opening map[string]int64) error {
 		opening = nil
 	}
 	for _, id := range slices.Sorted(maps.Keys(opening)) {
-		if _, err := tx.ExecContext(ctx, "INSERT INTO account (id, balance) VALUES (?, ?)", id, opening[id]); err != nil {
+		if _, err := tx.ExecContext(ctx, b.openAccount, id, opening[id]); err != nil {
 			return fmt.Errorf("ledger: open account %s: %w", id, err)
 		}
 	}
@@ -54,14 +73,19 @@ type Entry struct {
 // Statement is all that a bank knows at one moment.
 type Statement struct {
 	Balances map[string]int64
-	// Entries in the order of their commits.
+	// Entries, those of one account in the order of their commits.
 	Entries []Entry
 }
 
 // Read reads a bank's statement from one snapshot.
-func Read(ctx context.Context, db *sql.DB) (Statement, error) {
+func (b *Bank) Read(ctx context.Context) (Statement, error) {
 	s := Statement{Balances: map[string]int64{}}
-	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	// PostgreSQL and MySQL give a transaction one snapshot from this level on; SQLite does so anyway, and its driver knows no levels.
+	options := &sql.TxOptions{ReadOnly: true}
+	if b.Kind != database.SQLite {
+		options.Isolation = sql.LevelRepeatableRead
+	}
+	tx, err := b.BeginTx(ctx, options)
 	if err != nil {
 		return s, fmt.Errorf("ledger: read a bank: %w", err)
 	}

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 
@@ -10,16 +9,16 @@ import (
 )
 
 // Unreleased counts the rows in a bank's outbox.
-func Unreleased(ctx context.Context, db *sql.DB) (n int, err error) {
-	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM twostep_outbox").Scan(&n); err != nil {
+func (b *Bank) Unreleased(ctx context.Context) (n int, err error) {
+	if err := b.QueryRowContext(ctx, "SELECT count(*) FROM twostep_outbox").Scan(&n); err != nil {
 		return 0, fmt.Errorf("ledger: count the outbox's rows: %w", err)
 	}
 	return n, nil
 }
 
 // Parked reads a bank's dead letters, and counts the parked messages that will be tried again.
-func Parked(ctx context.Context, db *sql.DB) (dead []Transfer, waiting int, err error) {
-	rows, err := db.QueryContext(ctx, "SELECT state, id, payload FROM twostep_parked ORDER BY seq")
+func (b *Bank) Parked(ctx context.Context) (dead []Transfer, waiting int, err error) {
+	rows, err := b.QueryContext(ctx, "SELECT state, id, payload FROM twostep_parked ORDER BY seq")
 	if err != nil {
 		return nil, 0, fmt.Errorf("ledger: read parked messages: %w", err)
 	}

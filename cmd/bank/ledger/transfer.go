@@ -35,33 +35,42 @@ var TransIn = topics.New(topics.Config[Transfer]{
 })
 
 // Debit takes the money from t.From; ErrRefused if there is not enough, and then nothing was changed.
-func Debit(ctx context.Context, tx outbox.Execer, t Transfer) error {
-	res, err := tx.ExecContext(ctx, "UPDATE account SET balance = balance - ?1 WHERE id = ?2 AND balance >= ?1", t.Amount, t.From)
+func (b *Bank) Debit(ctx context.Context, tx outbox.Execer, t Transfer) error {
+	res, err := tx.ExecContext(ctx, b.debit, t.Amount, t.From, t.Amount)
 	if err != nil {
 		return fmt.Errorf("ledger: debit %s: %w", t.From, err)
 	}
 	if n, err := res.RowsAffected(); err != nil || n != 1 {
 		return errors.Join(fmt.Errorf("%w: transfer %s of %d from %s", ErrRefused, t.ID, t.Amount, t.From), err)
 	}
-	return book(ctx, tx, t.ID, t.From, -t.Amount)
+	return b.enter(ctx, tx, t.ID, t.From, -t.Amount)
 }
 
 // Credit gives the money to t.To; ErrNoAccount if there is no such account.
-func Credit(ctx context.Context, tx outbox.Execer, t Transfer) error {
-	res, err := tx.ExecContext(ctx, "UPDATE account SET balance = balance + ?1 WHERE id = ?2", t.Amount, t.To)
+func (b *Bank) Credit(ctx context.Context, tx outbox.Execer, t Transfer) error {
+	res, err := tx.ExecContext(ctx, b.credit, t.Amount, t.To)
 	if err != nil {
 		return fmt.Errorf("ledger: credit %s: %w", t.To, err)
 	}
 	if n, err := res.RowsAffected(); err != nil || n != 1 {
 		return errors.Join(fmt.Errorf("%w: transfer %s to %s", ErrNoAccount, t.ID, t.To), err)
 	}
-	return book(ctx, tx, t.ID, t.To, t.Amount)
+	return b.enter(ctx, tx, t.ID, t.To, t.Amount)
 }
 
-func book(ctx context.Context, tx outbox.Execer, transfer, account string, amount int64) error {
-	_, err := tx.ExecContext(ctx, "INSERT INTO entry (transfer, account, amount) VALUES (?1, ?2, ?3)", transfer, account, amount)
+func (b *Bank) enter(ctx context.Context, tx outbox.Execer, transfer, account string, amount int64) error {
+	_, err := tx.ExecContext(ctx, b.book, transfer, account, amount)
 	if err != nil {
 		return fmt.Errorf("ledger: book %s: %w", transfer, err)
 	}
 	return nil
+}
+
+// Debited tells whether a transfer's debit has committed: for a sender that lost the answer to its COMMIT.
+func (b *Bank) Debited(ctx context.Context, transfer string) (bool, error) {
+	var n int
+	if err := b.QueryRowContext(ctx, b.debited, transfer).Scan(&n); err != nil {
+		return false, fmt.Errorf("ledger: look for transfer %s: %w", transfer, err)
+	}
+	return n > 0, nil
 }

@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS account (
     balance INTEGER NOT NULL CHECK (balance >= 0)
 ) STRICT, WITHOUT ROWID;
 
--- One row for each change of a balance, in the order of the commits.
+-- One row for each change of a balance; those of one account in the order of the commits.
 CREATE TABLE IF NOT EXISTS entry (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     transfer TEXT    NOT NULL CHECK (transfer <> ''),
