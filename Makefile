@@ -1,4 +1,5 @@
-# What a change must pass: `make check` at the desk, `make test` in CI. Everything runs with Go and a C compiler alone.
+# What a change must pass: `make check` at the desk, `make test` in CI. With TWOSTEP_SERVERS=off everything runs with Go and a C
+# compiler alone; the table at the end then says what was not tried.
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,6 +8,8 @@ GO ?= go
 FUZZTIME ?= 10s
 # SQLite is C.
 export CGO_ENABLED := 1
+# The modules: the one that services import, and those of their own below it.
+MODULES := $(shell find . -name go.mod -not -path './.*/*' -printf '%h ')
 
 .PHONY: help build fmt check format vet lint race vuln tidy test test-all fuzz services services-stop
 
@@ -25,13 +28,13 @@ format: ## fail where the code is not formatted
 	@unformatted="$$(gofmt -l -s .)"; if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
 
 vet: ## go vet
-	$(GO) vet ./...
+	for module in $(MODULES); do $(GO) -C "$$module" vet ./...; done
 
 lint: ## golangci-lint, installed if it is not there
 	scripts/lint.sh
 
-tidy: ## fail where go.mod or go.sum is not tidy
-	$(GO) mod tidy -diff
+tidy: ## fail where a go.mod or go.sum is not tidy
+	for module in $(MODULES); do $(GO) -C "$$module" mod tidy -diff; done
 
 race: ## all tests under the race detector
 	scripts/test.sh race
@@ -39,7 +42,7 @@ race: ## all tests under the race detector
 vuln: ## known vulnerabilities that the code can reach
 	scripts/vuln.sh
 
-test: ## what CI runs: vet, build, all suites; at most 15 minutes on 2 cores
+test: ## what CI runs: vet, build, all suites, a table of what ran on what; at most 15 minutes on 2 cores
 	scripts/test.sh
 
 test-all: ## the long matrix: all seeds, every crash point
@@ -48,7 +51,7 @@ test-all: ## the long matrix: all seeds, every crash point
 fuzz: ## every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-services: ## PostgreSQL and MariaDB for the tests, on loopback, in .services/; then: eval "$$(scripts/services.sh env)"
+services: ## PostgreSQL, MariaDB, MySQL and Redis for the tests, on loopback, in .services/; then: eval "$$(scripts/services.sh env)"
 	scripts/services.sh start
 
 services-stop: ## stop exactly those

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Real database servers for the tests, on loopback, on ports and in a folder (.services) of this project's own.
+# Real servers for the tests, on loopback, on ports and in a folder (.services) of this project's own. compose.yaml starts the same
+# ones where Docker is.
 #
-#   scripts/services.sh start   start PostgreSQL and MariaDB, installing what is missing where that is possible (Debian, as root)
-#   scripts/services.sh stop    stop exactly those two; their data stays for the next start
+#   scripts/services.sh start   start PostgreSQL, MariaDB, MySQL and Redis, installing what is missing where that is possible (Debian, as
+#                               root); also PgBouncer and an older NATS server, which tests start themselves
+#   scripts/services.sh stop    stop exactly those; their data stays for the next start
 #   scripts/services.sh env     print what tells the tests where they are: eval "$(scripts/services.sh env)"
 #
 # Started twice they run once. Every commit goes to the disk, as the promises of twostep need it. What cannot be started is
-# said and does not stop the other one from being; the exit code is then 1.
+# said and does not stop the others from being; the exit code is then 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder="${TWOSTEP_SERVICES:-$PWD/.services}"
 postgres_port="${TWOSTEP_POSTGRES_PORT:-36541}"
 mysql_port="${TWOSTEP_MYSQL_PORT:-36306}"
+redis_port="${TWOSTEP_REDIS_PORT:-36379}"
 patience=60 # seconds until a server must answer
 
 say() { echo "services: $*" >&2; }
@@ -76,6 +79,9 @@ password() {
 	fi
 	cat "$folder/password"
 }
+
+# dsn KIND TEXT notes where a server is, for twostep demo, bench and doctor: they read it when no DSN is given.
+dsn() { (umask 077 && echo "$2" >"$folder/$1.dsn"); }
 
 # wait_for WHAT COMMAND… tries a command until it succeeds.
 wait_for() {
@@ -149,6 +155,7 @@ postgres_start() {
 	if [ "$("${ask[@]}" -d postgres -tA -c "SELECT count(*) FROM pg_database WHERE datname = 'twostep'")" = 0 ]; then
 		"${ask[@]}" -d postgres -c 'CREATE DATABASE twostep'
 	fi
+	dsn postgres "postgres://twostep:$(password)@127.0.0.1:$postgres_port/twostep?sslmode=disable"
 	say "PostgreSQL $("${ask[@]}" -d postgres -tA -c 'SHOW server_version') on 127.0.0.1:$postgres_port"
 }
 
@@ -165,11 +172,14 @@ postgres_stop() {
 mysql_data() { echo "$folder/mysql/data"; }
 
 # mysql_pid prints the process id of our own server, if it runs.
-mysql_pid() {
+mysql_pid() { mysqld_pid mysql; }
+
+# mysqld_pid NAME does so for the MariaDB or MySQL server in the folder of that name.
+mysqld_pid() {
 	local pid
-	pid="$(as mysql cat "$folder/mysql/pid" 2>/dev/null)" || return 1
+	pid="$(as mysql cat "$folder/$1/pid" 2>/dev/null)" || return 1
 	# A number in a file may be another process's by now.
-	if [ -r "/proc/$pid/cmdline" ] && tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qxF -- "--datadir=$(mysql_data)"; then
+	if [ -r "/proc/$pid/cmdline" ] && tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qxF -- "--datadir=$folder/$1/data"; then
 		echo "$pid"
 	elif [ ! -d /proc/self ] && kill -0 "$pid" 2>/dev/null; then
 		echo "$pid"
@@ -183,7 +193,7 @@ mysql_make() {
 	data="$(mysql_data)"
 	say "making a MariaDB data folder in $data"
 	as mysql mkdir -p "$data"
-	(cd / && as mysql mariadb-install-db --no-defaults --datadir="$data" --auth-root-authentication-method=normal --skip-test-db) >"$folder/mysql.init.log" 2>&1 || {
+	(cd / && as mysql mariadb-install-db --no-defaults --datadir="$data" --tmpdir="$folder/mysql" --auth-root-authentication-method=normal --skip-test-db) >"$folder/mysql.init.log" 2>&1 || {
 		say "mariadb-install-db failed: see $folder/mysql.init.log"
 		return 1
 	}
@@ -216,13 +226,14 @@ mysql_start() {
 			as mysql setsid "$server" --no-defaults --datadir="$data" --init-file="$init" \
 				--port="$mysql_port" --bind-address=127.0.0.1 --skip-name-resolve --socket=server.sock --pid-file="$folder/mysql/pid" \
 				--innodb-flush-log-at-trx-commit=1 --innodb-doublewrite=1 --innodb-buffer-pool-size=64M --innodb-log-file-size=96M \
-				--max-connections=200 --performance-schema=OFF --log-error="$folder/mysql/log" </dev/null >/dev/null 2>&1 &
+				--max-connections=200 --performance-schema=OFF --tmpdir="$folder/mysql" --log-error="$folder/mysql/log.err" </dev/null >/dev/null 2>&1 &
 		)
 	fi
 	local ask=(mariadb --no-defaults --protocol=tcp -h 127.0.0.1 -P "$mysql_port" -u twostep)
 	export MYSQL_PWD
 	MYSQL_PWD="$(password)"
-	wait_for MariaDB "${ask[@]}" -e 'SELECT 1' || { say "see $folder/mysql/log"; return 1; }
+	wait_for MariaDB "${ask[@]}" -e 'SELECT 1' || { say "see $folder/mysql/log.err"; return 1; }
+	dsn mysql "twostep:$(password)@tcp(127.0.0.1:$mysql_port)/twostep"
 	say "MariaDB $("${ask[@]}" -N -e 'SELECT version()') on 127.0.0.1:$mysql_port"
 }
 
@@ -236,19 +247,105 @@ mysql_stop() {
 	fi
 }
 
-# print_env names the servers that run.
+# --- MySQL
+
+. scripts/mysql8.sh
+
+# --- Redis
+
+# redis COMMAND… asks our server. The password does not stand on the command line.
+redis() { REDISCLI_AUTH="$(password)" redis-cli -h 127.0.0.1 -p "$redis_port" "$@"; }
+
+# redis_pid prints the process id of our own server, if it runs.
+redis_pid() {
+	local pid
+	pid="$(as redis cat "$folder/redis/pid" 2>/dev/null)" || return 1
+	# A number in a file may be another process's by now; ours runs in its folder.
+	if [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$(realpath "$folder/redis" 2>/dev/null)" ]; then
+		echo "$pid"
+	elif [ ! -d /proc/self ] && kill -0 "$pid" 2>/dev/null; then
+		echo "$pid"
+	else
+		return 1
+	fi
+}
+
+redis_start() {
+	local conf="$folder/redis/redis.conf"
+	if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
+		install redis-server redis-tools || { say "no Redis"; return 1; }
+	fi
+	system_user redis
+	home redis redis || return 1
+	if ! redis_pid >/dev/null; then
+		(umask 077 && as redis tee "$conf" >/dev/null) <<-CONF
+			bind 127.0.0.1
+			port $redis_port
+			requirepass $(password)
+			dir $folder/redis
+			pidfile $folder/redis/pid
+			logfile $folder/redis/log
+			daemonize yes
+			appendonly yes
+			appendfsync always
+			maxmemory-policy noeviction
+			save ""
+		CONF
+		if ! (cd / && as redis redis-server "$conf") >/dev/null; then
+			say "Redis did not start: see $folder/redis/log"
+			return 1
+		fi
+	fi
+	answers() { [ "$(redis PING)" = PONG ]; }
+	wait_for Redis answers || { say "see $folder/redis/log"; return 1; }
+	say "Redis $(redis INFO server | sed -n 's/^redis_version:\([0-9.]*\).*/\1/p') on 127.0.0.1:$redis_port"
+}
+
+redis_stop() {
+	local pid
+	if [ -d "$folder/redis" ] && pid="$(redis_pid)"; then
+		kill -TERM "$pid"
+		gone() { ! redis_pid; }
+		wait_for "Redis's end" gone
+		say "Redis stopped"
+	fi
+}
+
+# programs installs what tests start themselves: a pooler, and a NATS server as old as Debian's.
+programs() {
+	local program status=0
+	for program in pgbouncer nats-server; do
+		if ! PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null; then
+			install "$program" || { say "no $program"; status=1; }
+		fi
+	done
+	return "$status"
+}
+
+# print_env names the servers that run, and fails if one does not.
 print_env() {
-	local bin
+	local bin missing=0
 	if bin="$(postgres_bin)" && as postgres "$bin/pg_ctl" status -D "$folder/postgres/data" >/dev/null 2>&1; then
 		echo "export TWOSTEP_TEST_POSTGRES='postgres://twostep:$(password)@127.0.0.1:$postgres_port/twostep?sslmode=disable'"
 	else
 		say "PostgreSQL does not run: scripts/services.sh start"
+		missing=1
 	fi
 	if mysql_pid >/dev/null; then
 		echo "export TWOSTEP_TEST_MYSQL='twostep:$(password)@tcp(127.0.0.1:$mysql_port)/twostep'"
 	else
 		say "MariaDB does not run: scripts/services.sh start"
+		missing=1
 	fi
+	mysql8_env
+	mysql8_pid >/dev/null || missing=1
+	if redis_pid >/dev/null; then
+		echo "export TWOSTEP_TEST_REDIS='redis://:$(password)@127.0.0.1:$redis_port/0'"
+	else
+		say "Redis does not run: scripts/services.sh start"
+		missing=1
+	fi
+	return "$missing"
 }
 
 status=0
@@ -258,10 +355,15 @@ start)
 	password >/dev/null
 	postgres_start || status=1
 	mysql_start || status=1
+	mysql8_start || status=1
+	redis_start || status=1
+	programs || status=1
 	;;
 stop)
 	postgres_stop || status=1
 	mysql_stop || status=1
+	mysql8_stop || status=1
+	redis_stop || status=1
 	;;
 env) print_env || status=1 ;;
 *)

@@ -1,25 +1,20 @@
-// Command suites reads `go test -json` on its standard input and prints which suites ran: per package its result, the
-// number of tests, fuzz seeds and examples, and every skipped test with its reason. What fails is printed in full. It exits with 1 if
-// anything failed.
+// Command suites reads `go test -json` on its standard input and says what ran.
+//
+//	suites summary LABEL   per package its result, the number of tests, and every skipped test with its reason; what fails in full
+//	suites table           what ran on which database with which broker; what did not, and why
+//
+// It exits with 1 if anything failed, and with 2 if it could not tell.
 package main
 
 import (
-	"bufio"
-	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
-	"time"
 )
 
 func main() {
-	label := ""
-	if len(os.Args) > 1 {
-		label = os.Args[1]
-	}
-	ok, err := summarize(os.Stdin, os.Stdout, label)
+	ok, err := run(os.Args[1:], os.Stdin, os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "suites:", err)
 		os.Exit(2)
@@ -29,169 +24,47 @@ func main() {
 	}
 }
 
-// event is one line of `go test -json`.
-type event struct {
-	Action, Package, Test, Output string
-	// ImportPath is the package that is built, in build events.
-	ImportPath string
-	Elapsed    float64 // seconds
+const usage = "use: suites summary LABEL, or: suites table [--not-run FILE] [--strict] [--json]"
+
+func run(args []string, in io.Reader, out io.Writer) (ok bool, err error) {
+	if len(args) == 0 {
+		return false, fmt.Errorf("no command: %s", usage)
+	}
+	switch args[0] {
+	case "summary":
+		if len(args) != 2 {
+			return false, fmt.Errorf("summary takes a label: %s", usage)
+		}
+		return summarize(in, out, args[1])
+	case "table":
+		return tabulate(args[1:], in, out)
+	}
+	return false, fmt.Errorf("unknown command %q: %s", args[0], usage)
 }
 
-// suite is what is known of one package.
-type suite struct {
-	passed, failed int
-	// skipped are the tests that were, by the reason they gave.
-	skipped map[string][]string
-	// output by test; "" is the package's own.
-	output map[string][]string
-}
-
-// summary gathers suites while they run.
-type summary struct {
-	out      io.Writer
-	suites   map[string]*suite
-	packages int
-	passed   int
-	skipped  int
-	failures int
-	empty    []string
-	failed   []string
-}
-
-// summarize copies what matters from in to out, as it comes.
-func summarize(in io.Reader, out io.Writer, label string) (ok bool, err error) {
-	begun := time.Now()
-	s := &summary{out: out, suites: map[string]*suite{}}
-	s.printf("== suites (%s)\n", label)
-	lines := bufio.NewReader(in)
-	for {
-		line, err := lines.ReadString('\n')
-		if line != "" {
-			s.take(line)
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return false, fmt.Errorf("read test events: %w", err)
+// tabulate is the command table.
+func tabulate(args []string, in io.Reader, out io.Writer) (ok bool, err error) {
+	flags := flag.NewFlagSet("table", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error says it
+	path := flags.String("not-run", "", "file that names combinations that need not run, with the reason")
+	strict := flags.Bool("strict", false, "fail where a combination did not run that the file does not name, or one ran that it names")
+	asJSON := flags.Bool("json", false, "print one JSON object")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		return false, fmt.Errorf("table: %v: %s", append(flags.Args(), fmt.Sprint(err)), usage)
+	}
+	var excused []excuse
+	if *path != "" {
+		if excused, err = readExcuses(*path); err != nil {
+			return false, err
 		}
 	}
-	s.printf("== %d suites, %d tests passed, %d skipped, %d suites failed, %s (%s)\n",
-		s.packages, s.passed, s.skipped, len(s.failed), time.Since(begun).Round(time.Second), label)
-	if len(s.empty) > 0 {
-		s.printf("   without tests: %s\n", strings.Join(s.empty, " "))
+	results, err := readResults(in)
+	if err != nil {
+		return false, err
 	}
-	if len(s.failed) > 0 {
-		s.printf("   FAILED: %s\n", strings.Join(s.failed, " "))
+	t := newTable(matrix(), results, excused, *strict)
+	if *asJSON {
+		return t.OK, t.writeJSON(out)
 	}
-	s.printf("%d passed, %d failed, %d skipped\n", s.passed, max(s.failures, len(s.failed)), s.skipped)
-	return len(s.failed) == 0 && s.packages > 0, nil
-}
-
-func (s *summary) printf(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format, args...) }
-
-func (s *summary) take(line string) {
-	var e event
-	if json.Unmarshal([]byte(line), &e) != nil {
-		s.printf("%s", line) // not an event: the go command's own words
-		return
-	}
-	switch e.Action {
-	case "build-output":
-		s.printf("%s", e.Output)
-		return
-	case "build-fail":
-		return // the package's own failure follows
-	}
-	p := s.suites[e.Package]
-	if p == nil {
-		p = &suite{output: map[string][]string{}, skipped: map[string][]string{}}
-		s.suites[e.Package] = p
-	}
-	switch e.Action {
-	case "output":
-		p.output[e.Test] = append(p.output[e.Test], e.Output)
-	case "pass", "fail", "skip":
-		if e.Test == "" {
-			s.finish(e, p)
-			return
-		}
-		p.count(e)
-	}
-}
-
-// count takes the end of one test.
-func (p *suite) count(e event) {
-	switch e.Action {
-	case "pass":
-		p.passed++
-		delete(p.output, e.Test)
-	case "fail":
-		p.failed++
-	case "skip":
-		why := reason(p.output[e.Test])
-		p.skipped[why] = append(p.skipped[why], e.Test)
-		delete(p.output, e.Test)
-	}
-}
-
-// finish takes the end of a package.
-func (s *summary) finish(e event, p *suite) {
-	delete(s.suites, e.Package)
-	switch e.Action {
-	case "skip":
-		s.empty = append(s.empty, e.Package[strings.LastIndexByte(e.Package, '/')+1:])
-		return
-	case "fail":
-		s.failed = append(s.failed, e.Package)
-		s.printf("FAIL %s: %d tests failed\n", e.Package, p.failed)
-		for _, test := range slices.Sorted(keys(p.output)) {
-			for _, line := range p.output[test] {
-				s.printf("     %s", line)
-			}
-		}
-	default:
-		s.printf("ok   %-60s %5d tests %6.1f s\n", e.Package, p.passed, e.Elapsed)
-	}
-	s.packages++
-	s.passed += p.passed
-	s.failures += p.failed
-	for _, why := range slices.Sorted(keys(p.skipped)) {
-		tests := p.skipped[why]
-		s.skipped += len(tests)
-		names := strings.Join(tests[:min(len(tests), shownSkips)], ", ")
-		if len(tests) > shownSkips {
-			names += fmt.Sprintf(" and %d more", len(tests)-shownSkips)
-		}
-		s.printf("     skipped %s: %s\n", names, why)
-	}
-}
-
-// shownSkips tests that were skipped for one reason are named.
-const shownSkips = 3
-
-// reason finds what a skipped test said.
-func reason(output []string) string {
-	for _, line := range output {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---") {
-			continue
-		}
-		// The place, "file_test.go:12: ", would keep like reasons apart.
-		if place, text, ok := strings.Cut(line, ": "); ok && strings.Contains(place, ".go:") {
-			return text
-		}
-		return line
-	}
-	return "no reason given"
-}
-
-func keys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
+	return t.OK, t.write(out)
 }
