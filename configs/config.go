@@ -61,6 +61,13 @@ type Broker struct {
 	User         string
 	Password     Secret
 	PasswordFile string
+	// CredsFile (a NATS credentials file) and NKeyFile (the seed of an nkey) log in without user and password.
+	CredsFile, NKeyFile string
+	TLS                 TLS
+	// Replicas of every stream of an external cluster.
+	Replicas int
+	// Declare lets the server make missing streams at an external broker; off, others make them.
+	Declare bool
 	// Prefix begins the names of all streams and subjects.
 	Prefix string
 	// MaxBytes bounds what all streams of the embedded broker may reserve together, TopicMaxBytes what one topic keeps. The
@@ -68,6 +75,12 @@ type Broker struct {
 	MaxBytes, TopicMaxBytes ByteSize
 	// SyncAlways makes the embedded broker flush every write to disk before it acknowledges it.
 	SyncAlways bool
+}
+
+// TLS are the certificates for an external broker, PEM files.
+type TLS struct {
+	// CAFile signs the broker's certificate; empty: the system's authorities do. CertFile and KeyFile show who we are.
+	CAFile, CertFile, KeyFile string
 }
 
 // Log says what is logged and how.
@@ -84,7 +97,7 @@ func Defaults() Config {
 		Data:            "./twostep-data",
 		HTTP:            HTTP{Listen: "127.0.0.1:36789"},
 		Store:           Store{Driver: "sqlite"},
-		Broker:          Broker{Listen: "127.0.0.1:36792", Prefix: "twostep", MaxBytes: 256 << 30, TopicMaxBytes: 256 << 20},
+		Broker:          Broker{Listen: "127.0.0.1:36792", Prefix: "twostep", MaxBytes: 256 << 30, TopicMaxBytes: 256 << 20, Replicas: 1, Declare: true},
 		Log:             Log{Level: "info", Format: "text"},
 		ShutdownTimeout: 15 * time.Second,
 	}
@@ -160,7 +173,21 @@ func (c *Config) validateStore(bad func(key, value, why string)) {
 // validateExternal checks what belongs to an external broker.
 func (c *Config) validateExternal(bad func(key, value, why string)) {
 	b := &c.Broker
+	if b.Replicas < 1 || b.Replicas > 5 {
+		bad("broker.replicas", strconv.Itoa(b.Replicas), "use 1 to 5; 3 for a cluster of three")
+	}
 	if b.URL == "" {
+		for _, f := range []struct{ key, value string }{
+			{"broker.creds_file", b.CredsFile}, {"broker.nkey_file", b.NKeyFile}, {"broker.tls.ca_file", b.TLS.CAFile},
+			{"broker.tls.cert_file", b.TLS.CertFile}, {"broker.tls.key_file", b.TLS.KeyFile},
+		} {
+			if f.value != "" {
+				bad(f.key, f.value, "it is for an external broker: set broker.url too, or leave it out")
+			}
+		}
+		if b.Replicas > 1 {
+			bad("broker.replicas", strconv.Itoa(b.Replicas), "the embedded broker is one server: set broker.url to a cluster, or leave it out")
+		}
 		if b.User != "" || b.Password != "" || b.PasswordFile != "" {
 			bad("broker.user", b.User, "user and password are for an external broker: set broker.url too, or leave them out (the embedded broker makes its own credential)")
 		}
@@ -173,6 +200,18 @@ func (c *Config) validateExternal(bad func(key, value, why string)) {
 	}
 	if _, has := u.User.Password(); has {
 		bad("broker.url", redactURL(b.URL), "it holds a password: use broker.user and broker.password_file or TWOSTEP_BROKER_PASSWORD")
+	}
+	ways := 0
+	for _, set := range []bool{b.User != "", b.CredsFile != "", b.NKeyFile != ""} {
+		if set {
+			ways++
+		}
+	}
+	if ways > 1 {
+		bad("broker.creds_file", b.CredsFile, "keep one of broker.user, broker.creds_file and broker.nkey_file")
+	}
+	if (b.TLS.CertFile == "") != (b.TLS.KeyFile == "") {
+		bad("broker.tls.cert_file", b.TLS.CertFile, "a client certificate needs broker.tls.cert_file and broker.tls.key_file")
 	}
 	if u.Host == b.Listen {
 		bad("broker.url", redactURL(b.URL), "that is broker.listen, where this server's own embedded broker would be: leave broker.url out (unset TWOSTEP_BROKER_URL for the server), or name another server")

@@ -102,6 +102,12 @@ func assign(place, raw any) error {
 			return fmt.Errorf("use a time with its unit, as 15s or 1m30s")
 		}
 		*p = d
+	case *int:
+		n, err := strconv.Atoi(fmt.Sprint(raw))
+		if err != nil {
+			return fmt.Errorf("use a whole number")
+		}
+		*p = n
 	case *ByteSize:
 		if !isText {
 			text = fmt.Sprint(raw)
@@ -126,6 +132,8 @@ func show(place any) string {
 		return p.String()
 	case *bool:
 		return strconv.FormatBool(*p)
+	case *int:
+		return strconv.Itoa(*p)
 	case *time.Duration:
 		return showDuration(*p)
 	case *ByteSize:

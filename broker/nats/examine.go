@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// oldestServer is the first version with what the streams and readers of this package use.
-	oldestServer = "2.11.0"
 	// leastPayload is a message of the largest size with its headers, twostep's own among them.
 	leastPayload = 1_000_000 + 16<<10
 	// examineWait bounds waiting for one answer.
@@ -48,24 +46,12 @@ func (e *examination) add(check string, level broker.Level, value, problem, fix 
 func (e *examination) server() {
 	version := e.b.nc.ConnectedServerVersion()
 	value := fmt.Sprintf("NATS server %s at %s", version, redact(e.b.nc.ConnectedUrl()))
-	if version != "" && older(version, oldestServer) {
-		e.add("server", broker.LevelError, value, "it is too old: twostep needs "+oldestServer+" or later", "update the server")
+	if !atLeast(version, oldest) {
+		e.add("server", broker.LevelWarning, value, "readers of a keyed subscription or an inbox share it instead of standing by for each other, and order is kept by sending again, which is slow",
+			"update the server to "+oldest+" or later")
 		return
 	}
 	e.add("server", broker.LevelOK, value, "", "")
-}
-
-// older compares versions of three numbers; what follows them does not count.
-func older(version, than string) bool {
-	var a, b [3]int
-	_, _ = fmt.Sscanf(version, "%d.%d.%d", &a[0], &a[1], &a[2])
-	_, _ = fmt.Sscanf(than, "%d.%d.%d", &b[0], &b[1], &b[2])
-	for i := range a {
-		if a[i] != b[i] {
-			return a[i] < b[i]
-		}
-	}
-	return false
 }
 
 func (e *examination) payload() {

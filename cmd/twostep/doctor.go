@@ -195,10 +195,7 @@ const brokerPatience = 3 * time.Second
 
 // broker examines the external broker, or the embedded one of a server that runs.
 func (d *doctor) broker(ctx context.Context, cfg configs.Config) {
-	c := natsbroker.Config{
-		URL: cfg.Broker.URL, User: cfg.Broker.User, Password: string(cfg.Broker.Password), Prefix: cfg.Broker.Prefix,
-		Name: "twostep-doctor", Logger: slog.New(slog.DiscardHandler), TopicMaxBytes: int64(cfg.Broker.TopicMaxBytes),
-	}
+	c := natsConfig(cfg, "twostep-doctor", slog.New(slog.DiscardHandler))
 	file := os.Getenv(link.EnvCredentialFile) // as services have it
 	if !cfg.External() {
 		c.URL, file = "nats://"+cfg.Broker.Listen, serverFile(cfg, credentialFile)
@@ -207,7 +204,7 @@ func (d *doctor) broker(ctx context.Context, cfg configs.Config) {
 			return
 		}
 	}
-	if c.User == "" && file != "" {
+	if c.User == "" && c.CredsFile == "" && c.NKeyFile == "" && file != "" {
 		raw, err := os.ReadFile(file) //nolint:gosec // G703: the file is the user's own to name
 		if err != nil {
 			d.add(aboutBroker, broker.Finding{Check: "credential", Level: broker.LevelError, Value: file, Problem: err.Error(), Fix: "name the file that twostep serve prints in " + link.EnvCredentialFile})

@@ -47,6 +47,7 @@ func (r *remote) client(getenv func(string) string) (*api.Client, error) {
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // subjects have a ">"
 	if err := e.Encode(v); err != nil {
 		return fmt.Errorf("print JSON: %w", err)
 	}

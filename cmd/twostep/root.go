@@ -31,6 +31,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 not found, 4 server unr
 		newOutboxCommand(),
 		newTransactionsCommand(),
 		newDeadCommand(),
+		newBrokerCommand(),
 		newMigrateCommand(),
 		newBenchCommand(),
 		newDoctorCommand(),

@@ -172,10 +172,9 @@ func (s *server) listen(ctx context.Context) error {
 
 // openBroker starts the embedded broker, or connects to the external one.
 func (s *server) openBroker(ctx context.Context) error {
-	cfg := natsbroker.Config{Prefix: s.cfg.Broker.Prefix, Name: "twostep-server", Logger: s.log, TopicMaxBytes: int64(s.cfg.Broker.TopicMaxBytes)}
+	cfg := natsConfig(s.cfg, "twostep-server", s.log)
 	var err error
 	if s.cfg.External() {
-		cfg.URL, cfg.User, cfg.Password = s.cfg.Broker.URL, s.cfg.Broker.User, string(s.cfg.Broker.Password)
 		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
 		s.broker, err = natsbroker.Connect(ctx, cfg)
