@@ -13,8 +13,9 @@ import (
 
 // Consumer is a consumer's database: topics.Store, with the barrier and the parked messages.
 type Consumer struct {
-	db *sql.DB
-	q  consumerQueries
+	db    *sql.DB
+	q     consumerQueries
+	turns turns
 }
 
 var (
@@ -67,7 +68,7 @@ func (c *Consumer) Begin(ctx context.Context) (topics.StoreTx, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &consumerTx{session: s, q: &c.q, claimed: map[claim]struct{}{}}, nil
+	return &consumerTx{session: s, q: &c.q, turns: &c.turns, claimed: map[claim]struct{}{}}, nil
 }
 
 // Due lists parked messages of a subscription that may run at now, and when to ask again.

@@ -20,6 +20,8 @@ type consumerTx struct {
 	*session
 	q       *consumerQueries
 	claimed map[claim]struct{} // barrier rows this transaction wrote
+	turns   *turns
+	batch   string // the subscription of a batch of several messages
 }
 
 type claim struct{ uid, id string }
@@ -60,9 +62,20 @@ func (t *consumerTx) Claim(ctx context.Context, uid string, ids []string, as txn
 	if len(ids) == 0 {
 		return before, nil
 	}
-	sorted := slices.Sorted(slices.Values(ids))
-	ours, err := t.strings(ctx, t.q.claim, sorted, uid, string(as))
-	if err != nil {
+	b := &pgx.Batch{}
+	if len(ids) > 1 {
+		t.batch = uid
+		t.turns.queue(b, uid)
+	}
+	var ours []string
+	b.Queue(t.q.claim, slices.Sorted(slices.Values(ids)), uid, string(as)).Query(func(rows pgx.Rows) (err error) {
+		ours, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err := t.run(ctx, false, b.QueuedQueries...); err != nil {
+		if codeOf(err) == codeLockNotAvailable {
+			t.turns.waited(uid)
+		}
 		return nil, t.explain("claim messages", err)
 	}
 	for _, id := range ours {
@@ -87,26 +100,25 @@ func (t *consumerTx) Claim(ctx context.Context, uid string, ids []string, as txn
 }
 
 // strings reads one column.
-func (t *consumerTx) strings(ctx context.Context, query string, args ...any) ([]string, error) {
-	rows, err := t.pg.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+func (t *consumerTx) strings(ctx context.Context, query string, args ...any) (list []string, err error) {
+	err = t.query(ctx, func(rows pgx.Rows) error {
+		list, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	}, query, args...)
+	return list, err
 }
 
 // stood reads the barrier rows of ids.
 func (t *consumerTx) stood(ctx context.Context, uid string, ids []string) (map[string]txn.Outcome, error) {
-	rows, err := t.pg.Query(ctx, t.q.outcomes, ids, uid)
-	if err != nil {
-		return nil, err
-	}
 	stood := map[string]txn.Outcome{}
 	var id, outcome string
-	_, err = pgx.ForEachRow(rows, []any{&id, &outcome}, func() error {
-		stood[id] = txn.Outcome(outcome)
-		return nil
-	})
+	err := t.query(ctx, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&id, &outcome}, func() error {
+			stood[id] = txn.Outcome(outcome)
+			return nil
+		})
+		return err
+	}, t.q.outcomes, ids, uid)
 	return stood, err
 }
 
@@ -117,7 +129,7 @@ func (t *consumerTx) Unclaim(ctx context.Context, uid string, ids []string) erro
 			return fmt.Errorf("postgres: unclaim %s: this transaction has not claimed it", id)
 		}
 	}
-	if _, err := t.pg.Exec(ctx, t.q.unclaim, ids, uid); err != nil {
+	if _, err := t.exec(ctx, t.q.unclaim, ids, uid); err != nil {
 		return t.explain("unclaim messages", err)
 	}
 	for _, id := range ids {
@@ -197,7 +209,7 @@ func (t *consumerTx) Park(ctx context.Context, ps []topics.Parked) error {
 			m.Prev, storage.Millis(m.Time), notNil(m.Payload)).
 			Exec(must(fmt.Errorf("postgres: park %s: it is parked already: %w", m.ID, topics.ErrConflict)))
 	}
-	if err := t.batch(ctx, b); err != nil {
+	if err := t.run(ctx, false, b.QueuedQueries...); err != nil {
 		return t.explain("park messages", err)
 	}
 	for i := range ps {
@@ -218,13 +230,8 @@ func must(err error) func(pgconn.CommandTag) error {
 
 // Lock reads one parked message for changing it. It waits for another transaction that has it locked.
 func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, error) {
-	rows, err := t.pg.Query(ctx, t.q.lock, uid, id)
-	if err != nil {
-		return topics.Parked{}, t.explain("lock parked message", err)
-	}
-	defer rows.Close()
 	var p topics.Parked
-	if err := single(&p, id)(rows); err != nil {
+	if err := t.query(ctx, single(&p, id), t.q.lock, uid, id); err != nil {
 		return topics.Parked{}, t.explain("lock parked message", err)
 	}
 	return p, nil
@@ -232,7 +239,7 @@ func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, e
 
 // Update writes State, Attempts, NextAt and Reason of a locked parked message.
 func (t *consumerTx) Update(ctx context.Context, p topics.Parked) error {
-	tag, err := t.pg.Exec(ctx, t.q.update, string(p.State), p.Attempts, storage.Millis(p.NextAt), p.Reason, p.Subscription, p.Message.ID)
+	tag, err := t.exec(ctx, t.q.update, string(p.State), p.Attempts, storage.Millis(p.NextAt), p.Reason, p.Subscription, p.Message.ID)
 	if err == nil {
 		err = must(fmt.Errorf("%w: %s", topics.ErrNotParked, p.Message.ID))(tag)
 	}
@@ -244,12 +251,12 @@ func (t *consumerTx) Settle(ctx context.Context, uid, id string, as txn.Outcome)
 	if as == txn.Parked {
 		return fmt.Errorf("postgres: settle %s: %q is no way to end", id, as)
 	}
-	tag, err := t.pg.Exec(ctx, t.q.delete, uid, id)
+	tag, err := t.exec(ctx, t.q.delete, uid, id)
 	if err == nil {
 		err = must(fmt.Errorf("%w: %s", topics.ErrNotParked, id))(tag)
 	}
 	if err == nil {
-		_, err = t.pg.Exec(ctx, t.q.setBarrier, id, uid, string(as))
+		_, err = t.exec(ctx, t.q.setBarrier, id, uid, string(as))
 	}
 	return t.explain("settle parked message", err)
 }
@@ -267,6 +274,9 @@ func (t *consumerTx) Commit(ctx context.Context) error {
 
 // Rollback gives up; after Commit it does nothing. topics.ErrTransactionLost says that the transaction had ended before.
 func (t *consumerTx) Rollback() error {
+	if t.batch != "" && codeOf(t.handed.failed()) == codeDeadlock {
+		t.turns.lost(t.batch)
+	}
 	if err := t.rollback(); err != nil {
 		return t.explain("roll back", err)
 	}

@@ -35,6 +35,10 @@ const (
 	codeNoSuchSchema     = "3F000"
 	codeReadOnly         = "25006"
 	codeDivisionByZero   = "22012"
+	codeNoSuchDatabase   = "3D000"
+	codeWrongPassword    = "28P01"
+	codeNotAuthorized    = "28000"
+	codeTooMany          = "53300"
 )
 
 // codeOf is the server's code of an error; empty: it did not come from the server.
@@ -80,22 +84,51 @@ func asTryAgain(err error) error {
 	return fmt.Errorf("%w: %w", topics.ErrTryAgain, err)
 }
 
-// explain adds to an error what was done, and what to do about it.
+// explain adds to an error what was done, and what to do about it, in one line.
 func explain(op string, err error) error {
 	if err == nil {
 		return nil
 	}
 	err = asTryAgain(err)
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		err = &oneLineError{err}
+	}
 	switch code := codeOf(err); code {
 	case codeNoSuchTable, codeNoSuchSchema:
-		return fmt.Errorf("%w: %s: run postgres.Migrate or `twostep migrate`, or correct schema and prefix (%w)", ErrNoTables, op, err)
-	case codeInsufficientRole:
-		return fmt.Errorf("postgres: %s: this role lacks a right: grant SELECT, INSERT, UPDATE, DELETE on twostep's tables and USAGE, SELECT on its sequences: %w", op, err)
-	case codeReadOnly:
-		return fmt.Errorf("postgres: %s: this server is a standby or read-only: connect to the primary (target_session_attrs=read-write): %w", op, err)
-	}
-	if codeOf(err) == "" && isConnectionLost(err) {
-		return fmt.Errorf("postgres: %s: no connection to the server: see that it runs and that the DSN names it; it is safe to try again: %w", op, err)
+		return fmt.Errorf("%w: %s: %s (%w)", ErrNoTables, op, remedy(err), err)
+	default:
+		if what := remedy(err); what != "" {
+			return fmt.Errorf("postgres: %s: %s: %w", op, what, err)
+		}
 	}
 	return fmt.Errorf("postgres: %s: %w", op, err)
 }
+
+// remedy says what is wrong and what to do about it; empty where nobody knows.
+func remedy(err error) string {
+	switch codeOf(err) {
+	case codeNoSuchTable, codeNoSuchSchema:
+		return "run postgres.Migrate or `twostep migrate`, or correct schema and prefix"
+	case codeInsufficientRole:
+		return "this role lacks a right: grant SELECT, INSERT, UPDATE, DELETE on twostep's tables and USAGE, SELECT on its sequences"
+	case codeReadOnly:
+		return "this server is a standby, or the transaction read-only: connect to the primary (target_session_attrs=read-write)"
+	case codeNoSuchDatabase:
+		return "the DSN names a database that is not there: correct it, or CREATE DATABASE"
+	case codeWrongPassword, codeNotAuthorized:
+		return "the server does not let this user in: correct user and password in the DSN, or the server's pg_hba.conf"
+	case codeTooMany:
+		return "the server has no connection left: let fewer be opened (SetMaxOpenConns), or raise max_connections"
+	}
+	if codeOf(err) == "" && isConnectionLost(err) || strings.HasPrefix(codeOf(err), "57P0") { // stopped, starting
+		return "no connection to the server: see that it runs and that the DSN names it; it is safe to try again"
+	}
+	return ""
+}
+
+// oneLineError is an error that pgx writes in several lines, one for each address tried.
+type oneLineError struct{ error }
+
+func (e *oneLineError) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+func (e *oneLineError) Unwrap() error { return e.error }

@@ -5,10 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/twostep-mq/twostep/outbox"
 )
@@ -27,7 +29,7 @@ type managedTx struct {
 	failure error
 	// pending are messages to insert. They go with the next statement or with COMMIT, which saves each a round trip. eager: a prepared
 	// statement is about, which does not come by here.
-	pending *pgx.Batch
+	pending []*pgx.QueuedQuery
 	eager   bool
 	// rows and row are results that the function may have left open, which would keep the connection from
 	// committing.
@@ -38,15 +40,69 @@ type managedTx struct {
 var _ outbox.Tx = (*managedTx)(nil)
 
 func (m *managedTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if err := m.usable(ctx); err != nil {
+	if oneStatement(args) {
+		return m.join(ctx, query, args)
+	}
+	if err := m.usable(ctx, args); err != nil {
 		return nil, err
 	}
+	return m.execute(ctx, query, args)
+}
+
+func (m *managedTx) execute(ctx context.Context, query string, args []any) (sql.Result, error) {
 	res, err := m.session.conn.ExecContext(ctx, query, args...)
 	return res, m.seen(ctx, err)
 }
 
+// oneStatement tells whether a statement with such arguments is one and no more, sent the way the connection sends: one without arguments may
+// be several, and pgx has arguments that are none but change that.
+func oneStatement(args []any) bool {
+	if len(args) == 0 {
+		return false
+	}
+	first := args[0]
+	if named, ok := first.(sql.NamedArg); ok {
+		first = named.Value
+	}
+	switch first.(type) {
+	case pgx.QueryExecMode, pgx.QueryRewriter:
+		return false
+	}
+	return true
+}
+
+// join runs a statement in one round trip with what has to be sent before it.
+func (m *managedTx) join(ctx context.Context, query string, args []any) (sql.Result, error) {
+	if err := m.open(ctx); err != nil {
+		return nil, err
+	}
+	pending := m.takePending()
+	proof := m.session.mayEnd(args)
+	if len(pending) == 0 && m.session.ready(proof) {
+		return m.execute(ctx, query, args)
+	}
+	inserted := 0
+	for _, q := range pending {
+		q.Exec(func(pgconn.CommandTag) error { inserted++; return nil })
+	}
+	plain := slices.Clone(args)
+	for i, arg := range plain { // database/sql does the same
+		if named, ok := arg.(sql.NamedArg); ok {
+			plain[i] = named.Value
+		}
+	}
+	var res rowsAffected
+	b := &pgx.Batch{QueuedQueries: pending}
+	b.Queue(query, plain...).Exec(func(t pgconn.CommandTag) error { res.tag = t; return nil })
+	err := m.session.run(ctx, proof, b.QueuedQueries...)
+	if inserted < len(pending) {
+		err = explain("insert message", err)
+	}
+	return res, m.seen(ctx, err)
+}
+
 func (m *managedTx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
-	if err := m.usable(ctx); err != nil {
+	if err := m.usable(ctx, nil); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -57,7 +113,7 @@ func (m *managedTx) PrepareContext(ctx context.Context, query string) (*sql.Stmt
 }
 
 func (m *managedTx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if err := m.usable(ctx); err != nil {
+	if err := m.usable(ctx, args); err != nil {
 		return nil, err
 	}
 	rows, err := m.session.conn.QueryContext(ctx, query, args...) // the caller closes them, and finish what is left
@@ -70,13 +126,12 @@ func (m *managedTx) QueryContext(ctx context.Context, query string, args ...any)
 }
 
 func (m *managedTx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if m.over.Load() {
+	if err := m.usable(ctx, args); err != nil && (m.over.Load() || !m.session.begun.Load()) {
 		// database/sql answers an ended context without asking the server; only a *sql.Row can say so.
 		gone, cancel := context.WithCancel(ctx)
 		cancel()
 		return m.session.conn.QueryRowContext(gone, query, args...)
-	}
-	_ = m.flush(ctx) // where it fails so does the query, since the transaction has
+	} // else, where that failed so does the query, since the transaction has
 	row := m.session.conn.QueryRowContext(ctx, query, args...)
 	_ = m.seen(ctx, row.Err())
 	m.mu.Lock()
@@ -88,60 +143,60 @@ func (m *managedTx) QueryRowContext(ctx context.Context, query string, args ...a
 func (m *managedTx) Commit() error   { return outbox.ErrManaged }
 func (m *managedTx) Rollback() error { return outbox.ErrManaged }
 
-// usable refuses a statement that could not succeed. Sent with an ended context it would cost the connection.
-func (m *managedTx) usable(ctx context.Context) error {
+// open refuses a statement that could not succeed. Sent with an ended context it would cost the connection.
+func (m *managedTx) open(ctx context.Context) error {
 	if m.over.Load() {
 		return sql.ErrTxDone
 	}
-	if err := ctx.Err(); err != nil {
+	return ctx.Err()
+}
+
+// usable makes the connection ready for a statement with such arguments that goes to it directly: the transaction has begun, nothing is
+// pending, and where the statement may end the transaction, its id is known.
+func (m *managedTx) usable(ctx context.Context, args []any) error {
+	if err := m.open(ctx); err != nil {
 		return err
 	}
-	return m.flush(ctx)
+	return m.flush(ctx, m.session.mayEnd(args))
 }
 
 // insert puts the insertion of a message off until COMMIT, or until the next statement, so that savepoints mean what they say.
 func (m *managedTx) insert(ctx context.Context, query string, args ...any) error {
-	if m.over.Load() {
-		return sql.ErrTxDone
-	}
-	if err := ctx.Err(); err != nil {
+	if err := m.open(ctx); err != nil {
 		return err
 	}
+	var b pgx.Batch
+	b.Queue(query, args...)
 	m.mu.Lock()
-	if m.pending == nil {
-		m.pending = &pgx.Batch{}
-	}
-	m.pending.Queue(query, args...)
-	now := m.eager || m.pending.Len() >= mostPending
+	m.pending = append(m.pending, b.QueuedQueries...)
+	now := m.eager || len(m.pending) >= mostPending
 	m.mu.Unlock()
 	if now {
-		return m.flush(ctx)
+		return m.flush(ctx, false)
 	}
 	return nil
 }
 
-// flush inserts what is pending.
-func (m *managedTx) flush(ctx context.Context) error {
-	m.mu.Lock()
-	b := m.pending
-	m.pending = nil
-	m.mu.Unlock()
-	if b == nil {
+// flush begins the transaction and inserts what is pending.
+func (m *managedTx) flush(ctx context.Context, proof bool) error {
+	pending := m.takePending()
+	if len(pending) == 0 && m.session.ready(proof) {
 		return nil
 	}
-	return m.seen(ctx, explain("insert message", m.session.batch(ctx, b)))
+	op := "begin"
+	if len(pending) > 0 {
+		op = "insert message"
+	}
+	return m.seen(ctx, explain(op, m.session.run(ctx, proof, pending...)))
 }
 
-// takePending hands what is pending to whoever commits.
-func (m *managedTx) takePending() *pgx.Batch {
+// takePending hands what is pending to whoever sends it.
+func (m *managedTx) takePending() []*pgx.QueuedQuery {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b := m.pending
+	pending := m.pending
 	m.pending = nil
-	if b == nil {
-		return &pgx.Batch{}
-	}
-	return b
+	return pending
 }
 
 // seen notes a statement's error, and tells what means "try again".
@@ -164,6 +219,13 @@ func (m *managedTx) seen(ctx context.Context, err error) error {
 		m.failure = err
 	}
 	return err
+}
+
+// failed is the first error of a statement.
+func (m *managedTx) failed() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failure
 }
 
 // lostError is an error that came with the loss of the connection.

@@ -49,7 +49,7 @@ func Native(tx outbox.Tx, fn func(Querier) error) error {
 	if m.over.Load() {
 		return sql.ErrTxDone
 	}
-	if err := m.flush(context.Background()); err != nil {
+	if err := m.flush(context.Background(), true); err != nil {
 		return err
 	}
 	return m.session.conn.Raw(func(any) error {

@@ -51,13 +51,13 @@ type outboxQueries struct {
 }
 
 func newOutboxQueries(n names, server string) outboxQueries {
-	header := `SELECT m.uuid::text, ` + server + `, s.last_value * s.is_called::int, pg_snapshot_xmin(pg_current_snapshot())::text,
-  m.server, m.registry_owner, m.registry_version FROM twostep.outbox_meta m, twostep.outbox_seq s`
+	header := `SELECT ` + headerColumns(server) + `, m.server, m.registry_owner, m.registry_version FROM twostep.outbox_meta m, twostep.outbox_seq s`
+	page := func(rows string) string { return n.sql(pageOf(server, rows)) }
 	return outboxQueries{
 		uuid:   n.sql(`SELECT uuid::text FROM twostep.outbox_meta`),
 		insert: n.sql(insertRow), guard: n.sql(insertGuard),
 		lease: n.sql(readLease), take: n.sql(takeLease), beat: n.sql(beatLease), resign: n.sql(resignLease),
-		scan: n.sql(scanRows), scanNoPayload: n.sql(scanRowsNoPayload), read: n.sql(readRows), probe: n.sql(probeRows),
+		scan: page(scanRows), scanNoPayload: page(scanRowsNoPayload), read: page(readRows), probe: page(probeRows),
 		header: n.sql(header), server: n.sql(`SELECT ` + server + ` FROM twostep.outbox_meta m`), topics: n.sql(loadTopics), bits: n.sql(loadBits),
 		swap:    n.sql(`UPDATE twostep.outbox_meta m SET beat = beat + 1, server = ` + server + ` WHERE lease_owner = $1 AND epoch = $2 RETURNING lease_owner, epoch, beat`),
 		release: n.sql(deleteRows), confirm: n.sql(writeConfirmer), head: n.sql(writeHead), topic: n.sql(writeTopic),
@@ -76,7 +76,7 @@ func (o *Outbox) UUID(ctx context.Context) (string, error) {
 // The casts keep the types the same whichever driver and protocol the caller's transaction uses.
 const (
 	insertRow = `INSERT INTO twostep.outbox (id, topic, "key", gid, content_type, headers, created_at, payload)
-VALUES ($1::text::uuid, $2::text, $3::text, $4::text, $5::text, $6::text::json, $7::bigint, $8::bytea)`
+VALUES ($1::uuid, $2::text, $3::text, $4::text, $5::text, $6::text::json, $7::bigint, $8::bytea)`
 
 	insertGuard = `INSERT INTO twostep.barrier (gid, branch_id, op, barrier_id, outcome) VALUES ($1::text, $2::text, $3::text, $4::text, $5::text)
 ON CONFLICT (gid, branch_id, op, barrier_id) DO NOTHING`

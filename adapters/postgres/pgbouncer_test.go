@@ -17,6 +17,7 @@ import (
 
 	"github.com/twostep-mq/twostep/adapters/postgres"
 	"github.com/twostep-mq/twostep/outbox/outboxtest"
+	"github.com/twostep-mq/twostep/topics"
 	"github.com/twostep-mq/twostep/topics/topicstest"
 )
 
@@ -122,7 +123,9 @@ func (d *databases) open(t *testing.T) (*sql.DB, *pgx.ConnConfig) {
 		defer d.mu.Unlock()
 		d.free = append(d.free, direct.Database)
 	})
-	noError(t, postgres.Migrate(t.Context(), db, postgres.Service, postgres.Config{}))
+	for _, set := range sets() {
+		noError(t, postgres.Migrate(t.Context(), db, set, postgres.Config{}))
+	}
 	cfg := direct.Copy()
 	cfg.Host, cfg.Port, cfg.Password = "127.0.0.1", d.port, ""
 	cfg.DefaultQueryExecMode = simple
@@ -149,6 +152,19 @@ func TestBehindPgBouncer(t *testing.T) {
 				return consumerOf(t, db, cfg)
 			}
 			topicstest.Run(t, h)
+		})
+		t.Run("sender, relay and service", func(t *testing.T) {
+			db, cfg := d.open(t)
+			w := newTownIn(t, db, cfg, nil, nil)
+			topic := topics.New(topics.Config[change]{Name: "bank.t"})
+			w.serve(topic, noteEffect)
+			committed := w.writeMany(topic, 1_000)
+			waitUntil(t, "all messages have an effect and are released", func() bool {
+				return w.count(countEffects) >= committed && w.count(`SELECT count(*) FROM twostep_outbox`) == 0
+			})
+			if n := w.count(countEffects); n != committed {
+				t.Errorf("%d effects of %d messages", n, committed)
+			}
 		})
 	})
 }

@@ -31,6 +31,8 @@ ANALYZE twostep_outbox, twostep_barrier, twostep_parked`)
 		plan := explained(t, db, `q(`+strings.TrimSuffix(strings.Repeat("NULL,", n), ",")+`)`)
 		noError(t, errOf(db.ExecContext(ctx, `DEALLOCATE q`)))
 		text := strings.Join(plan, "\n")
+		// Both have a single row.
+		text = strings.NewReplacer("Seq Scan on twostep_outbox_meta", "", "Seq Scan on twostep_outbox_seq", "").Replace(text)
 		// Of a join by sorting or hashing one side is the whole table; the release's are its own arrays.
 		joins := strings.Contains(text, "Merge Join") || strings.Contains(text, "Hash Join") && name != "release"
 		if strings.Contains(text, "Seq Scan on twostep_") || joins || len(plan) == 0 {

@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,10 +23,8 @@ const gapAge = 10 * time.Second
 type header struct {
 	uuid, server string
 	counter      int64
-	// xmin: all transactions with a lower id have ended.
-	xmin     uint64
-	recorded string
-	head     outbox.RegistryHead
+	// xmin: all transactions with a lower id have ended. next: all that have an id have a lower one.
+	xmin, next int64
 }
 
 const (
@@ -43,48 +44,66 @@ ORDER BY 1 LIMIT $3`
 	loadBits   = `SELECT confirmer, topic, name, created_at, removed, bitmap, "cursor", digest FROM twostep.outbox_confirmer ORDER BY created_at, confirmer`
 )
 
-// read runs queries on one snapshot; queue adds them. The header is read first.
-func (o *Outbox) read(ctx context.Context, op string, queue func(b *pgx.Batch, h *header)) (header, error) {
-	var h header
-	err := readSnapshot(ctx, o.db, func(b *pgx.Batch) {
-		b.Queue(o.q.header).QueryRow(h.scan)
-		queue(b, &h)
-	})
-	return h, explain(op, err)
+// pageOf makes of a query for rows one that answers with the header first: one statement, and so one snapshot, without BEGIN and COMMIT around
+// it.
+//
+//	Append
+//	  → Nested Loop: Seq Scan on twostep_outbox_meta m, Seq Scan on twostep_outbox_seq s      (a row each)
+//	  → Limit → Index Scan using twostep_outbox_pkey on twostep_outbox o, Index Cond: (seq > $1)
+func pageOf(server, rows string) string {
+	return `SELECT ` + headerColumns(server) + strings.Repeat(`, NULL`, rowWidth) + ` FROM twostep.outbox_meta m, twostep.outbox_seq s
+UNION ALL SELECT` + strings.Repeat(` NULL,`, headerWidth) + ` r.* FROM (` + rows + `) r`
 }
 
-func (h *header) scan(row pgx.Row) error {
-	var xmin string
-	err := row.Scan(&h.uuid, &h.server, &h.counter, &xmin, &h.recorded, &h.head.Owner, &h.head.Version)
-	if err != nil {
-		return err
-	}
-	if h.xmin, err = strconv.ParseUint(xmin, 10, 64); err != nil {
-		return fmt.Errorf("snapshot's xmin: %w", err)
-	}
-	return nil
+// headerWidth is how many columns a header has.
+const headerWidth = 5
+
+// headerColumns are uuid, server, counter, xmin and next. Everything in them is read behind the snapshot.
+func headerColumns(server string) string {
+	return `m.uuid::text, ` + server + `, s.last_value * s.is_called::int, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, ` + nextXID
+}
+
+// scan reads the header, of a row that has other columns besides.
+func (h *header) scan(row pgx.Row, others ...any) error {
+	return row.Scan(append([]any{&h.uuid, &h.server, &h.counter, &h.xmin, &h.next}, others...)...)
+}
+
+// pageRows are the rows of a page behind its header.
+type pageRows struct{ pgx.Rows }
+
+func (r pageRows) Scan(dest ...any) error {
+	return r.Rows.Scan(append(make([]any, headerWidth), dest...)...)
 }
 
 // page reads the rows a query finds.
 func (o *Outbox) page(ctx context.Context, op, query string, args ...any) (p outbox.Page, h header, err error) {
-	h, err = o.read(ctx, op, func(b *pgx.Batch, h *header) {
-		b.Queue(query, args...).Query(func(rows pgx.Rows) error {
-			if err := storage.Page(rows, h.uuid, &p); err != nil {
-				return err
-			}
-			rows.Close() // where the page was full
-			return rows.Err()
-		})
+	err = withConn(ctx, o.db, func(pg *pgx.Conn) error {
+		rows, err := pg.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		if !rows.Next() {
+			return cmp.Or(rows.Err(), errors.New("the outbox has no row in outbox_meta: restore it, or migrate anew"))
+		}
+		if err := h.scan(rows, make([]any, rowWidth)...); err != nil {
+			return err
+		}
+		if err := storage.Page(pageRows{rows}, h.uuid, &p); err != nil {
+			return err
+		}
+		rows.Close() // where the page was full
+		return rows.Err()
 	})
 	if err != nil {
-		return outbox.Page{}, header{}, err
+		return outbox.Page{}, header{}, explain(op, err)
 	}
 	p.Server, p.Counter = h.server, h.counter
 	return p, h, nil
 }
 
-// Scan reads up to limit rows after a number. Where numbers are missing, or where the caller may know of some (it loads, without
-// payloads), the page has a mark: the id of a transaction begun after the rows were read. Whoever took a lower number than a row seen here has a lower id.
+// Scan reads up to limit rows after a number. The page's mark is the next transaction's id, read behind the rows' snapshot:
+// whoever took a lower number than a row seen here has a lower id.
 //
 // The snapshot's own xmax would not do: it is one more than the highest transaction that has ended, and one that runs may
 // be higher than that. (Transaction 7 writes, 8 takes number 1, 7 takes number 2 and commits: the snapshot's xmax is 8, and it is
@@ -94,25 +113,12 @@ func (o *Outbox) Scan(ctx context.Context, after int64, limit int, payload bool)
 	if !payload {
 		query = o.q.scanNoPayload
 	}
-	const op = "scan the outbox"
-	p, _, err := o.page(ctx, op, query, after, limit)
-	if err == nil && (hasGap(p.Rows, after) || !payload) {
-		err = explain(op, o.db.QueryRowContext(ctx, `SELECT pg_current_xact_id()::text`).Scan(&p.Mark))
-	}
+	p, h, err := o.page(ctx, "scan the outbox", query, after, limit)
 	if err != nil {
 		return outbox.Page{}, err
 	}
+	p.Mark = strconv.FormatInt(h.next, 10)
 	return p, nil
-}
-
-func hasGap(rows []outbox.Row, after int64) bool {
-	for i := range rows {
-		if rows[i].Seq != after+1 {
-			return true
-		}
-		after = rows[i].Seq
-	}
-	return false
 }
 
 // Read reads given rows; those that are gone are left out.
@@ -125,9 +131,9 @@ func (o *Outbox) Read(ctx context.Context, seqs []int64) (outbox.Page, error) {
 // numbers has ended, by the snapshot that shows no row there.
 func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p outbox.Page, closed []outbox.Gap, err error) {
 	from, to := make([]int64, len(gaps)), make([]int64, len(gaps))
-	marks := make([]uint64, len(gaps))
+	marks := make([]int64, len(gaps))
 	for i, g := range gaps {
-		mark, err := strconv.ParseUint(g.Mark, 10, 64)
+		mark, err := strconv.ParseInt(g.Mark, 10, 64)
 		if err != nil {
 			return outbox.Page{}, nil, fmt.Errorf("postgres: probe gaps of the outbox: mark %q is none of this store's: %w", g.Mark, err)
 		}
@@ -147,8 +153,14 @@ func (o *Outbox) Probe(ctx context.Context, gaps []outbox.Gap, limit int) (p out
 
 // Load reads the outbox's identity and what relays before recorded.
 func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
-	var loaded outbox.Snapshot
-	h, err := o.read(ctx, "load the outbox", func(b *pgx.Batch, _ *header) {
+	var (
+		loaded outbox.Snapshot
+		h      header
+	)
+	err := readSnapshot(ctx, o.db, func(b *pgx.Batch) {
+		b.Queue(o.q.header).QueryRow(func(row pgx.Row) error {
+			return h.scan(row, &loaded.Recorded, &loaded.Head.Owner, &loaded.Head.Version)
+		})
 		b.Queue(o.q.topics).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				var t outbox.RegistryTopic
@@ -171,8 +183,8 @@ func (o *Outbox) Load(ctx context.Context) (outbox.Snapshot, error) {
 		})
 	})
 	if err != nil {
-		return outbox.Snapshot{}, err
+		return outbox.Snapshot{}, explain("load the outbox", err)
 	}
-	loaded.UUID, loaded.Server, loaded.Recorded, loaded.Head = h.uuid, h.server, h.recorded, h.head
+	loaded.UUID, loaded.Server = h.uuid, h.server
 	return loaded, nil
 }

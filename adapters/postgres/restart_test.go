@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ import (
 	"github.com/twostep-mq/twostep/adapters/postgres"
 	"github.com/twostep-mq/twostep/orchestrator/txn"
 	"github.com/twostep-mq/twostep/outbox"
+	"github.com/twostep-mq/twostep/topics"
 )
 
 // server is a PostgreSQL of the test's own, to be killed.
@@ -45,11 +47,13 @@ func newServer(t *testing.T) *server {
 		t.Skip("initdb is not installed here: this test starts and kills a server of its own")
 	}
 	slices.Sort(installed)
+	initdb, err := filepath.EvalSymlinks(installed[len(installed)-1]) // the other programs are beside the real one
+	noError(t, err)
 	// Not t.TempDir: its parent is not reachable by another user.
 	folder, err := os.MkdirTemp("", "twostep-postgres-")
 	noError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	s := &server{t: t, bin: filepath.Dir(installed[len(installed)-1]), data: filepath.Join(folder, "data")}
+	s := &server{t: t, bin: filepath.Dir(initdb), data: filepath.Join(folder, "data")}
 	s.as = serverUser(t, folder)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	noError(t, err)
@@ -243,6 +247,72 @@ func TestServerKilled(t *testing.T) {
 		t.Errorf("%d effects of 40 messages", n)
 	}
 	t.Logf("%d acknowledged, %d unknown, %d failures", len(acknowledged), len(unknown), failures)
+}
+
+// logged keeps what is logged.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) lines() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Split(strings.TrimSpace(l.text.String()), "\n")
+}
+
+// TestServiceResumes: the database goes while senders, relay and a service are at work, and comes back after some seconds. Whoever asks
+// meanwhile is told in one line, the log holds a few, and everybody goes on by himself. What could not be told is looked up.
+func TestServiceResumes(t *testing.T) {
+	s := newServer(t)
+	ctx := t.Context()
+	db := pool(t, s.config())
+	for _, set := range sets() {
+		noError(t, postgres.Migrate(ctx, db, set, postgres.Config{}))
+	}
+	log := &logged{}
+	w := newTownIn(t, db, s.config(), nil, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	topic := topics.New(topics.Config[change]{Name: "bank.t"})
+	w.serve(topic, noteEffect)
+	publish := func(id int) error {
+		return w.box.Transact(ctx, func(tx outbox.Tx) error { return errOf(w.box.Publish(ctx, tx, topic.Message(change{ID: id}))) })
+	}
+	for id := range 50 {
+		noError(t, publish(id))
+	}
+	s.kill()
+	const away = 3 * time.Second
+	for until, failed := time.Now().Add(away), 0; time.Now().Before(until); failed++ {
+		err := publish(1000 + failed)
+		if err == nil || errors.Is(err, postgres.ErrCommitUnknown) || strings.Contains(err.Error(), "\n") || failed > 50 && !strings.Contains(err.Error(), "see that it runs") {
+			t.Fatalf("published without a database, or told badly: %v", err)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	s.start()
+	waitFor(t, func() bool { return publish(50) == nil })
+	for id := 51; id < 100; id++ {
+		noError(t, publish(id))
+	}
+	waitUntil(t, "all have their effect and are released", func() bool {
+		var effects, rows int
+		err := db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM effect), (SELECT count(*) FROM twostep_outbox)`).Scan(&effects, &rows)
+		return err == nil && effects >= 100 && rows == 0
+	})
+	if n, distinct := w.count(countEffects), w.count(`SELECT count(DISTINCT id) FROM effect WHERE id < 100`); n != 100 || distinct != 100 {
+		t.Errorf("%d effects of %d messages, want 100", n, distinct)
+	}
+	lines := log.lines()
+	if n := len(lines); n < 1 || n > 3*int(away/time.Second) {
+		t.Errorf("the relay logged %d lines", n)
+	}
+	t.Logf("the relay's log:\n%s", strings.Join(lines, "\n"))
 }
 
 func closed(c chan struct{}) bool {

@@ -25,33 +25,43 @@ func checkDriver(db *sql.DB) error {
 	return nil
 }
 
+// serverSettings are those without which the tables cannot be used.
+type serverSettings struct {
+	version                       int
+	shown, encoding               string
+	fsync, fullPages, synchronous string
+}
+
 // checkServer refuses a server that is too old, keeps text that is not UTF-8, or does not keep what it acknowledges.
 func checkServer(ctx context.Context, db *sql.DB, cfg Config) error {
-	var version int
-	var shown, encoding, fsync, fullPages, synchronous string
+	var s serverSettings
 	err := db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding'),
   current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')`).
-		Scan(&version, &shown, &encoding, &fsync, &fullPages, &synchronous)
+		Scan(&s.version, &s.shown, &s.encoding, &s.fsync, &s.fullPages, &s.synchronous)
 	if err != nil {
 		return explain("ask the server for its settings", err)
 	}
-	if version < minVersion {
-		return fmt.Errorf("postgres: server version %s is too old: use PostgreSQL 13 or later", shown)
+	return s.check(cfg)
+}
+
+func (s *serverSettings) check(cfg Config) error {
+	if s.version < minVersion {
+		return fmt.Errorf("postgres: server version %s is too old: use PostgreSQL 13 or later", s.shown)
 	}
-	if encoding != "UTF8" {
-		return fmt.Errorf("postgres: the database's encoding is %s and must be UTF8: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
+	if s.encoding != "UTF8" {
+		return fmt.Errorf("postgres: the database's encoding is %s and must be UTF8: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", s.encoding)
 	}
 	if cfg.AllowUnsafeDurability {
 		return nil
 	}
 	var bad []string
-	if fsync != "on" {
+	if s.fsync != "on" {
 		bad = append(bad, "fsync is off: ALTER SYSTEM SET fsync = on")
 	}
-	if fullPages != "on" {
+	if s.fullPages != "on" {
 		bad = append(bad, "full_page_writes is off: ALTER SYSTEM SET full_page_writes = on")
 	}
-	if synchronous == "off" {
+	if s.synchronous == "off" {
 		bad = append(bad, "synchronous_commit is off: ALTER SYSTEM (or ROLE, or DATABASE) … SET synchronous_commit = on")
 	}
 	if len(bad) > 0 {

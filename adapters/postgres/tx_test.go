@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -334,5 +335,69 @@ func TestPendingMessages(t *testing.T) {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.Code != "23514" || countNotes(t, db.DB) != 0 {
 		t.Errorf("an impossible row: %v, %d notes", err, countNotes(t, db.DB))
+	}
+}
+
+// TestAnotherTransaction: a function that commits and begins again leaves a connection that looks as it should. The transaction's id tells,
+// which is asked for before the first statement that could have done it.
+func TestAnotherTransaction(t *testing.T) {
+	for name, m := range map[string]mode{"extended": extended, "simple": simple} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			db, _ := open(t, m)
+			notes(t, db)
+			store, err := postgres.NewOutbox(ctx, db, postgres.Config{})
+			noError(t, err)
+			for i, way := range []func(tx outbox.Tx) error{
+				func(tx outbox.Tx) error { return errOf(tx.ExecContext(ctx, `COMMIT; BEGIN`)) },
+				func(tx outbox.Tx) error {
+					if _, err := tx.ExecContext(ctx, `COMMIT`); err != nil {
+						return err
+					}
+					return errOf(tx.ExecContext(ctx, `BEGIN`))
+				},
+				func(tx outbox.Tx) error {
+					return errOf(tx.ExecContext(ctx, `COMMIT; BEGIN`, pgx.QueryExecModeSimpleProtocol))
+				},
+				func(tx outbox.Tx) error {
+					return errOf(tx.ExecContext(ctx, `COMMIT; BEGIN`, sql.Named("mode", pgx.QueryExecModeSimpleProtocol)))
+				},
+				func(tx outbox.Tx) error { return errOf(tx.ExecContext(ctx, `COMMIT; BEGIN`, pgx.NamedArgs{})) },
+				func(tx outbox.Tx) error {
+					return postgres.Native(tx, func(q postgres.Querier) error {
+						return errors.Join(errOf(q.Exec(ctx, `COMMIT`)), errOf(q.Exec(ctx, `BEGIN`)))
+					})
+				},
+				func(tx outbox.Tx) error {
+					for _, query := range []string{`COMMIT`, `BEGIN`} {
+						stmt, err := tx.PrepareContext(ctx, query)
+						if err != nil {
+							return err
+						}
+						if _, err := stmt.ExecContext(ctx); err != nil {
+							return err
+						}
+						if err := stmt.Close(); err != nil { //nolint:sqlclosecheck // before the next one
+							return err
+						}
+					}
+					return nil
+				},
+			} {
+				err := store.Transact(ctx, func(tx outbox.Tx) error {
+					noError(t, errOf(tx.ExecContext(ctx, addNote, strconv.Itoa(i)))) // its arguments show that it is a single statement
+					if err := way(tx); err != nil {
+						t.Errorf("way %d: %v", i, err)
+					}
+					return errOf(tx.ExecContext(ctx, addNote, strconv.Itoa(10+i)))
+				})
+				if !errors.Is(err, postgres.ErrEnded) {
+					t.Errorf("way %d: %v", i, err)
+				}
+			}
+			if n := countNotes(t, db); n != 7 {
+				t.Errorf("%d notes, want those that were committed", n)
+			}
+		})
 	}
 }

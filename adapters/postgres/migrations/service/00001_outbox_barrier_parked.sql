@@ -1,23 +1,33 @@
 -- Names: "twostep." and "twostep_" become the configured schema and prefix.
 --
+-- What a column of the outbox may hold. As constraints of the table the same conditions cost each insert 20 microseconds, four times
+-- as much as the insert itself: PostgreSQL plans a table's constraints anew for every statement, and a domain's once a session. For the same
+-- reason they use translate: a regular expression costs 9 microseconds.
+CREATE DOMAIN twostep.row_number AS bigint CHECK (VALUE > 0);
+CREATE DOMAIN twostep.topic AS text COLLATE "C" CHECK (octet_length(VALUE) BETWEEN 1 AND 128
+  AND translate(VALUE, 'abcdefghijklmnopqrstuvwxyz0123456789-._ABCDEFGHIJKLMNOPQRSTUVWXYZ', '') = '');
+CREATE DOMAIN twostep.message_key AS text COLLATE "C" CHECK (octet_length(VALUE) <= 512);
+CREATE DOMAIN twostep.gid AS text COLLATE "C" CHECK (VALUE = '' OR octet_length(VALUE) <= 128
+  AND translate(VALUE, 'abcdefghijklmnopqrstuvwxyz0123456789-._:ABCDEFGHIJKLMNOPQRSTUVWXYZ', '') = '');
+CREATE DOMAIN twostep.content_type AS text COLLATE "C" CHECK (length(VALUE) <= 256);
+CREATE DOMAIN twostep.headers AS json CHECK (json_typeof(VALUE) = 'object');
+CREATE DOMAIN twostep.payload AS bytea CHECK (octet_length(VALUE) <= 1000000);
+
 -- Messages that are not released. The default of seq takes the transaction's id before it takes the number (CASE keeps that
 -- order), so that whoever has taken a number is among the running transactions of every later snapshot: the relay closes
 -- gaps by that. CACHE 1 keeps the numbers in order. Only topic and payload need to be given. payload is bytea, in whose text
--- form a backslash is special: where it is given as text, write convert_to(text, 'UTF8'). The checks of each insert use
--- translate: regular expressions cost 9 microseconds a row, more than the insert itself.
+-- form a backslash is special: where it is given as text, write convert_to(text, 'UTF8').
 CREATE SEQUENCE twostep.outbox_seq AS bigint INCREMENT 1 CACHE 1 NO CYCLE;
 CREATE TABLE twostep.outbox (
-  seq bigint NOT NULL PRIMARY KEY DEFAULT (CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('twostep.outbox_seq') END) CHECK (seq > 0),
+  seq twostep.row_number NOT NULL PRIMARY KEY DEFAULT (CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('twostep.outbox_seq') END),
   id uuid NOT NULL DEFAULT gen_random_uuid(),
-  topic text COLLATE "C" NOT NULL CHECK (octet_length(topic) BETWEEN 1 AND 128
-    AND translate(topic, 'abcdefghijklmnopqrstuvwxyz0123456789-._ABCDEFGHIJKLMNOPQRSTUVWXYZ', '') = ''),
-  "key" text COLLATE "C" NOT NULL DEFAULT '' CHECK (octet_length("key") <= 512),
-  gid text COLLATE "C" NOT NULL DEFAULT '' CHECK (gid = '' OR octet_length(gid) <= 128
-    AND translate(gid, 'abcdefghijklmnopqrstuvwxyz0123456789-._:ABCDEFGHIJKLMNOPQRSTUVWXYZ', '') = ''),
-  content_type text COLLATE "C" NOT NULL DEFAULT 'application/json' CHECK (length(content_type) <= 256),
-  headers json CHECK (json_typeof(headers) = 'object'),
+  topic twostep.topic NOT NULL,
+  "key" twostep.message_key NOT NULL DEFAULT '',
+  gid twostep.gid NOT NULL DEFAULT '',
+  content_type twostep.content_type NOT NULL DEFAULT 'application/json',
+  headers twostep.headers,
   created_at bigint NOT NULL DEFAULT ((extract(epoch FROM clock_timestamp()) * 1000)::bigint),
-  payload bytea NOT NULL CHECK (octet_length(payload) <= 1000000)
+  payload twostep.payload NOT NULL
 ) WITH (vacuum_truncate = false, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 ALTER SEQUENCE twostep.outbox_seq OWNED BY twostep.outbox.seq;
 
