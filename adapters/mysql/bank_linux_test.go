@@ -156,9 +156,10 @@ func ledger(t *testing.T, db *sql.DB) map[string][]int {
 
 // TestBank moves money between two databases by messages while their server is killed (kill -9) and comes back. No money is made or
 // destroyed, each transfer is exactly one debit and one credit, no acknowledged one is lost, and the outbox is empty in the end.
-func TestBank(t *testing.T) {
-	t.Parallel()
-	s := startOwnServer(t)
+func TestBank(t *testing.T) { onEachServer(t, testBank) }
+
+func testBank(t *testing.T, on testServer) {
+	s := on.startOwn(t)
 	singly, shared := bankTopic("bank.singly", true), bankTopic("bank.shared", false)
 	k := newBank(t, s, singly, shared)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)

@@ -14,7 +14,7 @@ const benchUpdate = "UPDATE account SET n = n + 1 WHERE id = 1"
 // BenchmarkTransaction: what a message costs the caller: a bare business transaction, the same with a message in the caller's own
 // transaction, and in Transact.
 func BenchmarkTransaction(b *testing.B) {
-	db, _ := open(b)
+	db, _ := mariaDB.open(b)
 	o := newOutbox(b, db)
 	ctx := b.Context()
 	execAll(b, db, "CREATE TABLE account (id INT PRIMARY KEY, n INT NOT NULL) ENGINE = InnoDB", "INSERT INTO account VALUES (1, 0)")
@@ -56,7 +56,7 @@ func BenchmarkTransaction(b *testing.B) {
 
 // BenchmarkClaim claims batches and commits them.
 func BenchmarkClaim(b *testing.B) {
-	db, _ := open(b)
+	db, _ := mariaDB.open(b)
 	c := newConsumer(b, db)
 	ctx := b.Context()
 	for _, size := range []int{1, 100} {
@@ -78,7 +78,7 @@ func BenchmarkClaim(b *testing.B) {
 
 // BenchmarkRelay scans, probes and releases, with rows waiting.
 func BenchmarkRelay(b *testing.B) {
-	db, _ := open(b)
+	db, _ := mariaDB.open(b)
 	o := newOutbox(b, db)
 	ctx := b.Context()
 	noError(b, insert(b, db, o, 20_000).Commit())

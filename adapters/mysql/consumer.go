@@ -28,7 +28,7 @@ func NewConsumer(ctx context.Context, db *sql.DB, cfg Config) (*Consumer, error)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)
 	}
-	return &Consumer{srv: srv, sql: newConsumerStatements(srv.cfg)}, nil
+	return &Consumer{srv: srv, sql: newConsumerStatements(srv)}, nil
 }
 
 // TryAgain tells errors that mean "try again", which a handler may have from a Scan.
@@ -54,9 +54,10 @@ type consumerStatements struct {
 	parkedList, parkedOfState, parkedOfID              string
 }
 
-func newConsumerStatements(cfg Config) consumerStatements {
+func newConsumerStatements(srv *server) consumerStatements {
+	cfg := srv.cfg
 	return consumerStatements{
-		claimOne: cfg.sql(claimOne), claimMany: cfg.sql(claimMany), readClaims: cfg.sql(readClaims + " LOCK IN SHARE MODE"),
+		claimOne: cfg.sql(claimOne), claimMany: cfg.sql(claimMany), readClaims: cfg.sql(readClaims + srv.forShareOf("b")),
 		claimed: cfg.sql(readClaims), unclaim: cfg.sql(unclaim),
 		park: cfg.sql(parkMany), lock: cfg.sql(parkedOfID + " FOR UPDATE"), update: cfg.sql(updateParked),
 		settle: cfg.sql(settleParked), exists: cfg.sql(existsParked), keys: cfg.sql(parkedKeys), keysLive: cfg.sql(parkedKeysLive),

@@ -43,9 +43,10 @@ func execAll(t testing.TB, db *sql.DB, statements ...string) {
 
 // TestClaimRacers: eight consumers claim overlapping batches of 3,000 keys, each in an order of its own, while some roll back. No key
 // is claimed twice, and a deadlock is no error.
-func TestClaimRacers(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestClaimRacers(t *testing.T) { onEachServer(t, testClaimRacers) }
+
+func testClaimRacers(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	c := newConsumer(t, db)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -150,9 +151,10 @@ func scanned(ctx context.Context, tx outbox.Tx) func(int) error {
 }
 
 // TestDeadlockMeansTryAgain, whichever way the handler comes by the error.
-func TestDeadlockMeansTryAgain(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestDeadlockMeansTryAgain(t *testing.T) { onEachServer(t, testDeadlockMeansTryAgain) }
+
+func testDeadlockMeansTryAgain(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	accounts(t, db)
 	c := newConsumer(t, db)
 	ctx := t.Context()
@@ -183,15 +185,16 @@ func TestDeadlockMeansTryAgain(t *testing.T) {
 }
 
 // TestSwallowedDeadlock: schedule 7. The handler goes on after the server has ended its transaction. Nothing of it may stand.
-func TestSwallowedDeadlock(t *testing.T) {
-	t.Parallel()
+func TestSwallowedDeadlock(t *testing.T) { onEachServer(t, testSwallowedDeadlock) }
+
+func testSwallowedDeadlock(t *testing.T, on testServer) {
 	for name, way := range map[string]func(context.Context, outbox.Tx) func(int) error{
 		"seen":   func(ctx context.Context, tx outbox.Tx) func(int) error { return update(ctx, tx) },
 		"unseen": scanned,
 	} {
 		t.Run(name+" in a handler", func(t *testing.T) {
 			t.Parallel()
-			db, _ := open(t)
+			db, _ := on.open(t)
 			accounts(t, db)
 			ctx := t.Context()
 			tx, err := newConsumer(t, db).Begin(ctx)
@@ -214,7 +217,7 @@ func TestSwallowedDeadlock(t *testing.T) {
 		})
 		t.Run(name+" in Transact", func(t *testing.T) {
 			t.Parallel()
-			db, _ := open(t)
+			db, _ := on.open(t)
 			accounts(t, db)
 			ctx := t.Context()
 			err := newOutbox(t, db).Transact(ctx, func(tx outbox.Tx) error {
@@ -237,8 +240,11 @@ func TestSwallowedDeadlock(t *testing.T) {
 // TestPublishAfterSwallowedDeadlock: in the caller's own transaction MariaDB tells that it is gone, and the message is refused. MySQL does not
 // tell.
 func TestPublishAfterSwallowedDeadlock(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+	onEachServer(t, testPublishAfterSwallowedDeadlock)
+}
+
+func testPublishAfterSwallowedDeadlock(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	if count(t, db, "SELECT VERSION() LIKE '%MariaDB%'") == 0 {
 		t.Skip("MySQL has no @@in_transaction")
 	}
@@ -260,9 +266,10 @@ func TestPublishAfterSwallowedDeadlock(t *testing.T) {
 }
 
 // TestTransactRunsAgain after a deadlock, and its callers notice nothing.
-func TestTransactRunsAgain(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestTransactRunsAgain(t *testing.T) { onEachServer(t, testTransactRunsAgain) }
+
+func testTransactRunsAgain(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	accounts(t, db)
 	o := newOutbox(t, db)
 	ctx := t.Context()
@@ -298,8 +305,11 @@ func TestTransactRunsAgain(t *testing.T) {
 
 // TestConnectionsComeBackAsTheyWere: whoever uses the pool next must not find autocommit off, or another isolation level.
 func TestConnectionsComeBackAsTheyWere(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+	onEachServer(t, testConnectionsComeBackAsTheyWere)
+}
+
+func testConnectionsComeBackAsTheyWere(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	db.SetMaxOpenConns(1)
 	o := newOutbox(t, db)
 	c := newConsumer(t, db)
@@ -329,9 +339,10 @@ func TestConnectionsComeBackAsTheyWere(t *testing.T) {
 }
 
 // TestRowsLeftOpen do not keep a transaction from its end.
-func TestRowsLeftOpen(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestRowsLeftOpen(t *testing.T) { onEachServer(t, testRowsLeftOpen) }
+
+func testRowsLeftOpen(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	accounts(t, db)
 	ctx := t.Context()
 	leave := func(tx outbox.Tx) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -25,17 +26,21 @@ var (
 // Numbers of the servers' errors. MariaDB and MySQL share them where they are below 1900.
 const (
 	codeRecordChanged   = 1020 // MariaDB, innodb_snapshot_isolation: changed since the snapshot
+	codeTooMany         = 1040
 	codeCannotBeNull    = 1048
 	codeUnknownDatabase = 1049
 	codeDuplicate       = 1062
 	codeAccessDenied    = 1045
 	codeDatabaseDenied  = 1044
 	codeTableDenied     = 1142
+	codeColumnDenied    = 1143
 	codeNoSuchTable     = 1146
 	codeLockTimeout     = 1205
+	codeMissingRight    = 1227
 	codeDeadlock        = 1213
 	codeReadOnly        = 1290
 	codeNoSavepoint     = 1305
+	codeNoXARight       = 1401
 	codeLockNowait      = 3572 // MySQL; MariaDB says codeLockTimeout
 )
 
@@ -78,7 +83,16 @@ func explain(op string, err error) error {
 			"(to migrate: CREATE, ALTER, INDEX, REFERENCES, too) (%w)", op, err)
 	case is(err, codeReadOnly):
 		return fmt.Errorf("mysql: %s: the server is read-only: connect to the primary (%w)", op, err)
+	case is(err, codeTooMany):
+		return fmt.Errorf("mysql: %s: the server has no connection left: raise max_connections, or bound the pools (SetMaxOpenConns) (%w)", op, err)
+	case isUnreachable(err):
+		return fmt.Errorf("mysql: %s: the server cannot be reached: start it, or correct the address in the DSN (%w)", op, err)
 	default:
 		return fmt.Errorf("mysql: %s: %w", op, err)
 	}
+}
+
+func isUnreachable(err error) bool {
+	var failed *net.OpError
+	return errors.As(err, &failed) && failed.Op == "dial"
 }

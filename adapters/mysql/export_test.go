@@ -1,5 +1,13 @@
 package mysql
 
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/twostep-mq/twostep/broker"
+)
+
 // CheckServer judges what a server says of itself, as NewOutbox does.
 func CheckServer(vars map[string]string, allowUnsafe bool) error {
 	v := settings(vars)
@@ -19,9 +27,10 @@ type Statement struct {
 }
 
 // Plans are statements whose plans a test looks at.
-func Plans() map[string]Statement {
+func Plans(mariadb bool) map[string]Statement {
 	cfg := Config{}.withDefaults()
-	c, r := newConsumerStatements(cfg), newRelayStatements(cfg)
+	srv := &server{cfg: cfg, mariadb: mariadb}
+	c, r := newConsumerStatements(srv), newRelayStatements(srv)
 	sub, keys := []byte("s"), hexList([]string{"k1", "k2"})
 	statement := func(query string, args ...any) Statement { return Statement{query, args} }
 	return map[string]Statement{
@@ -44,4 +53,11 @@ func Plans() map[string]Statement {
 		"update":                     statement(c.update, "held", "held", 1, 0, []byte(""), sub, []byte("5")),
 		"settle":                     statement(c.settle, sub, []byte("5")),
 	}
+}
+
+// ExamineOld is Examine that takes transactions for old sooner.
+func ExamineOld(ctx context.Context, db *sql.DB, set Set, cfg Config, old time.Duration) []broker.Finding {
+	e := &examination{ctx: ctx, db: db, set: set, cfg: cfg.withDefaults(), old: old}
+	e.run()
+	return e.found
 }

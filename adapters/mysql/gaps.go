@@ -29,7 +29,7 @@ const (
 	// Each number is looked up in the primary key. A row of an open transaction is there and locked, which is an error; a number
 	// without a row takes no lock under READ COMMITTED.
 	lockNumbers = "SELECT o.seq FROM JSON_TABLE(?, '$[*]' COLUMNS (n BIGINT PATH '$')) g " +
-		"STRAIGHT_JOIN `{p}outbox` o FORCE INDEX (PRIMARY) ON o.seq = g.n FOR UPDATE NOWAIT"
+		"STRAIGHT_JOIN `{p}outbox` o FORCE INDEX (PRIMARY) ON o.seq = g.n"
 	lockRange = "SELECT o.seq FROM `{p}outbox` o FORCE INDEX (PRIMARY) WHERE o.seq BETWEEN ? AND ? FOR UPDATE NOWAIT"
 )
 

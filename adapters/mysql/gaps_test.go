@@ -39,9 +39,10 @@ func closedNumbers(gaps []outbox.Gap) map[int64]bool {
 }
 
 // TestGapsOfOpenTransactions: among many gaps, those of rolled-back transactions close, and those of open ones stay.
-func TestGapsOfOpenTransactions(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestGapsOfOpenTransactions(t *testing.T) { onEachServer(t, testGapsOfOpenTransactions) }
+
+func testGapsOfOpenTransactions(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	o := newOutbox(t, db)
 	var open []*sql.Tx
 	var gaps []outbox.Gap
@@ -85,9 +86,10 @@ func TestGapsOfOpenTransactions(t *testing.T) {
 }
 
 // TestYoungGapsStayOpen: a number may be given out, and its row not yet in the table.
-func TestYoungGapsStayOpen(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestYoungGapsStayOpen(t *testing.T) { onEachServer(t, testYoungGapsStayOpen) }
+
+func testYoungGapsStayOpen(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	o := newOutbox(t, db)
 	noError(t, insert(t, db, o, 1).Rollback())
 	noError(t, insert(t, db, o, 1).Commit())
@@ -100,9 +102,10 @@ func TestYoungGapsStayOpen(t *testing.T) {
 
 // TestGapBeforeOpenRow: between a gap and an open transaction's row nothing is left. The gap closes all the same: in a busy outbox there
 // always is an open row behind.
-func TestGapBeforeOpenRow(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestGapBeforeOpenRow(t *testing.T) { onEachServer(t, testGapBeforeOpenRow) }
+
+func testGapBeforeOpenRow(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	o := newOutbox(t, db)
 	noError(t, insert(t, db, o, 3).Rollback())
 	insert(t, db, o, 1)
@@ -115,9 +118,10 @@ func TestGapBeforeOpenRow(t *testing.T) {
 
 // TestGapOfManyRows: a statement that inserts many rows has taken their numbers before the first. While one of them is locked, none is
 // closed.
-func TestGapOfManyRows(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestGapOfManyRows(t *testing.T) { onEachServer(t, testGapOfManyRows) }
+
+func testGapOfManyRows(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	o := newOutbox(t, db)
 	tx := insert(t, db, o, 2)
 	for _, to := range []int64{30, 5000} {
@@ -139,9 +143,10 @@ func TestGapOfManyRows(t *testing.T) {
 }
 
 // TestCheckpointWaitsForNobody: releasing rows does not wait for senders' open transactions.
-func TestCheckpointWaitsForNobody(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestCheckpointWaitsForNobody(t *testing.T) { onEachServer(t, testCheckpointWaitsForNobody) }
+
+func testCheckpointWaitsForNobody(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	o := newOutbox(t, db)
 	ctx := t.Context()
 	insert(t, db, o, 2)
@@ -168,9 +173,10 @@ func TestCheckpointWaitsForNobody(t *testing.T) {
 }
 
 // TestTruncated: numbers that are given out again are noticed.
-func TestTruncated(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestTruncated(t *testing.T) { onEachServer(t, testTruncated) }
+
+func testTruncated(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	o := newOutbox(t, db)
 	noError(t, insert(t, db, o, 20).Commit())
 	before, err := o.Scan(t.Context(), 0, 5, false)

@@ -22,19 +22,56 @@ type managedTx struct {
 
 var _ outbox.Tx = (*managedTx)(nil)
 
-// open returns the transaction, unless it has ended.
-func (m *managedTx) open() (*sql.Tx, error) {
+// open returns the transaction, unless it has ended, with everything in it that came before.
+func (m *managedTx) open(ctx context.Context) (*sql.Tx, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.usable(); err != nil {
+		return nil, err
+	}
+	insert, args := m.n.late.take()
+	if insert == "" {
+		return m.n.tx, nil
+	}
+	if _, err := m.n.tx.ExecContext(ctx, insert, args...); err != nil {
+		m.n.deadlocked = m.n.deadlocked || is(err, codeDeadlock)
+		m.n.failed = explain("insert message", err)
+		return nil, m.n.failed
+	}
+	return m.n.tx, nil
+}
+
+func (m *managedTx) usable() error {
 	switch {
 	case m.over:
-		return nil, sql.ErrTxDone
+		return sql.ErrTxDone
 	case m.n.deadlocked:
 		// What ran now would run in a new transaction, without what was written before.
-		return nil, fmt.Errorf("%w: a deadlock has ended it", ErrEnded)
+		return fmt.Errorf("%w: a deadlock has ended it", ErrEnded)
+	case m.n.failed != nil:
+		return m.n.failed
 	}
 	m.n.used = true
-	return m.n.tx, nil
+	return nil
+}
+
+// later takes a row that goes with the next statement, or with the commit.
+func (m *managedTx) later(ctx context.Context, insert, row string, payload int, args []any) error {
+	m.mu.Lock()
+	full := m.n.late.full()
+	m.mu.Unlock()
+	if full {
+		if _, err := m.open(ctx); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.usable(); err != nil {
+		return err
+	}
+	m.n.late.add(insert, row, payload, args)
+	return nil
 }
 
 // close ends the use of the transaction by the function it was given to, and closes what that has left open.
@@ -69,7 +106,7 @@ func ended() context.Context {
 }
 
 func (m *managedTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	tx, err := m.open()
+	tx, err := m.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +115,7 @@ func (m *managedTx) ExecContext(ctx context.Context, query string, args ...any) 
 }
 
 func (m *managedTx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
-	tx, err := m.open()
+	tx, err := m.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +124,7 @@ func (m *managedTx) PrepareContext(ctx context.Context, query string) (*sql.Stmt
 }
 
 func (m *managedTx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	tx, err := m.open()
+	tx, err := m.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +139,7 @@ func (m *managedTx) QueryContext(ctx context.Context, query string, args ...any)
 }
 
 func (m *managedTx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	tx, err := m.open()
+	tx, err := m.open(ctx)
 	if err != nil {
 		return m.n.tx.QueryRowContext(ended(), query, args...)
 	}

@@ -103,7 +103,7 @@ type migrationLock struct{ table string }
 const lockPatience = 5 * time.Minute
 
 // nameOfLock: locks are named for the whole server, in at most 64 bytes.
-const nameOfLock = "CONCAT('twostep:', MD5(CONCAT(DATABASE(), '.', ?)))"
+const nameOfLock = "CONCAT('twostep:', LEFT(SHA2(CONCAT(DATABASE(), '.', ?), 256), 40))"
 
 func (l migrationLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 	var got sql.NullInt64

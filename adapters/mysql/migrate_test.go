@@ -31,10 +31,11 @@ func schema(t *testing.T, db *sql.DB) map[string]string {
 	return all
 }
 
-func TestMigrateByHandIsTheSame(t *testing.T) {
-	t.Parallel()
-	byGoose, _ := open(t)
-	byHand := openDSN(t, with(newDatabase(t, serverDSN(t)), "multiStatements=true"))
+func TestMigrateByHandIsTheSame(t *testing.T) { onEachServer(t, testMigrateByHandIsTheSame) }
+
+func testMigrateByHandIsTheSame(t *testing.T, on testServer) {
+	byGoose, _ := on.open(t)
+	byHand := openDSN(t, with(on.newDatabase(t), "multiStatements=true"))
 	for _, set := range []mysql.Set{mysql.Service, mysql.Orchestrator} {
 		list, err := mysql.MigrationsSQL(set, mysql.Config{})
 		noError(t, err)
@@ -61,10 +62,11 @@ func TestMigrateByHandIsTheSame(t *testing.T) {
 	}
 }
 
-func TestStatus(t *testing.T) {
-	t.Parallel()
+func TestStatus(t *testing.T) { onEachServer(t, testStatus) }
+
+func testStatus(t *testing.T, on testServer) {
 	ctx := t.Context()
-	db := openDSN(t, newDatabase(t, serverDSN(t)))
+	db := openDSN(t, on.newDatabase(t))
 	for _, applied := range []bool{false, true} {
 		list, err := mysql.Status(ctx, db, mysql.Service, mysql.Config{})
 		noError(t, err)
@@ -80,9 +82,10 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func TestMigrateAtOnce(t *testing.T) {
-	t.Parallel()
-	dsn := newDatabase(t, serverDSN(t))
+func TestMigrateAtOnce(t *testing.T) { onEachServer(t, testMigrateAtOnce) }
+
+func testMigrateAtOnce(t *testing.T, on testServer) {
+	dsn := on.newDatabase(t)
 	const racers = 10
 	results := make(chan error, racers)
 	for range racers {
@@ -106,10 +109,11 @@ func TestMigrateAtOnce(t *testing.T) {
 }
 
 // TestMigrateAfterHalfAStep: the servers commit each CREATE TABLE by itself.
-func TestMigrateAfterHalfAStep(t *testing.T) {
-	t.Parallel()
-	whole, _ := open(t)
-	db := openDSN(t, with(newDatabase(t, serverDSN(t)), "multiStatements=true"))
+func TestMigrateAfterHalfAStep(t *testing.T) { onEachServer(t, testMigrateAfterHalfAStep) }
+
+func testMigrateAfterHalfAStep(t *testing.T, on testServer) {
+	whole, _ := on.open(t)
+	db := openDSN(t, with(on.newDatabase(t), "multiStatements=true"))
 	list, err := mysql.MigrationsSQL(mysql.Service, mysql.Config{})
 	noError(t, err)
 	half, _, _ := strings.Cut(list[0].SQL, "CREATE TABLE IF NOT EXISTS `twostep_barrier`")
@@ -130,9 +134,10 @@ func TestMigrateAfterHalfAStep(t *testing.T) {
 }
 
 // TestImpossibleRows: what no code of ours writes, the database refuses whoever writes it, also in a session without strict mode.
-func TestImpossibleRows(t *testing.T) {
-	t.Parallel()
-	strict, dsn := open(t)
+func TestImpossibleRows(t *testing.T) { onEachServer(t, testImpossibleRows) }
+
+func testImpossibleRows(t *testing.T, on testServer) {
+	strict, dsn := on.open(t)
 	lax := openDSN(t, with(dsn, "sql_mode=''"))
 	const id = `'019e0000-0000-7000-8000-000000000001'`
 	for _, bad := range []string{
@@ -179,9 +184,10 @@ func TestImpossibleRows(t *testing.T) {
 }
 
 // TestDefaultIDs: the default must make version 4 UUIDs, all different.
-func TestDefaultIDs(t *testing.T) {
-	t.Parallel()
-	db, _ := open(t)
+func TestDefaultIDs(t *testing.T) { onEachServer(t, testDefaultIDs) }
+
+func testDefaultIDs(t *testing.T, on testServer) {
+	db, _ := on.open(t)
 	execAll(t, db, "INSERT INTO twostep_outbox (topic, payload) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900) SELECT 't', 'x' FROM n")
 	const is = " FROM twostep_outbox WHERE CONVERT(id USING latin1) REGEXP '^.{8}-.{4}-4.{3}-[89ab].{3}-.{12}$'"
 	if n := count(t, db, "SELECT COUNT(DISTINCT id)"+is); n != 900 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type Outbox struct {
 	srv         *server
 	insertRow   string
+	insertRows  string
 	insertGuard string
 	relay       relayStatements
 
@@ -38,11 +40,11 @@ func NewOutbox(ctx context.Context, db *sql.DB, cfg Config) (*Outbox, error) {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
 	o := &Outbox{
-		srv: srv, insertRow: srv.cfg.sql(insertRow), insertGuard: srv.cfg.sql(insertGuard),
-		relay: newRelayStatements(srv.cfg), lockedAt: map[int64]time.Time{},
+		srv: srv, insertRows: srv.cfg.sql(insertRows), insertRow: srv.cfg.sql(insertRows + oneRow), insertGuard: srv.cfg.sql(insertGuard),
+		relay: newRelayStatements(srv), lockedAt: map[int64]time.Time{},
 	}
 	if srv.mariadb {
-		o.insertRow = srv.cfg.sql(insertRowInTransaction)
+		o.insertRow = srv.cfg.sql(insertRows + oneRowInTransaction)
 	}
 	if err := o.checkNumbers(ctx, db); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -68,12 +70,12 @@ func (o *Outbox) UUID(ctx context.Context) (string, error) {
 }
 
 const (
-	insertRow = "INSERT INTO `{p}outbox` (id, topic, `key`, gid, content_type, headers, created_at, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+	insertRows = "INSERT INTO `{p}outbox` (id, topic, `key`, gid, content_type, headers, created_at, payload) VALUES "
+	oneRow     = "(?, ?, ?, ?, ?, ?, ?, ?)"
 
 	// MariaDB says whether there is a transaction. Where a deadlock ended it and the caller went on, the row would commit by itself; like
 	// this it has no id, and is refused. (WHERE @@in_transaction = 1 would make it an INSERT … SELECT, which locks the table's counter.)
-	insertRowInTransaction = "INSERT INTO `{p}outbox` (id, topic, `key`, gid, content_type, headers, created_at, payload) " +
-		"VALUES (IF(@@in_transaction = 1, ?, NULL), ?, ?, ?, ?, ?, ?, ?)"
+	oneRowInTransaction = "(IF(@@in_transaction = 1, ?, NULL), ?, ?, ?, ?, ?, ?, ?)"
 
 	insertGuard = "INSERT INTO `{p}barrier` (gid, branch_id, op, barrier_id, outcome) VALUES (?, ?, ?, ?, ?)"
 )
@@ -102,7 +104,12 @@ func (o *Outbox) Insert(ctx context.Context, tx outbox.Execer, m *broker.Message
 	if created.IsZero() {
 		created = time.Now()
 	}
-	_, err = tx.ExecContext(ctx, o.insertRow, m.ID, m.Topic, []byte(m.Key), gid, []byte(m.ContentType), headers, created.UnixMilli(), blob(m.Payload))
+	args := []any{m.ID, m.Topic, []byte(m.Key), gid, []byte(m.ContentType), headers, created.UnixMilli(), blob(m.Payload)}
+	if managed, ok := tx.(*managedTx); ok {
+		args[len(args)-1] = slices.Clone(blob(m.Payload)) // the caller may use it again
+		return explain("insert message", managed.later(ctx, o.insertRows, oneRow, len(m.Payload), args))
+	}
+	_, err = tx.ExecContext(ctx, o.insertRow, args...)
 	if o.srv.mariadb && is(err, codeCannotBeNull) {
 		return fmt.Errorf("%w: insert message: there is no open transaction (%w)", ErrEnded, err)
 	}

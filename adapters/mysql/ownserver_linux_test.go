@@ -12,7 +12,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,8 +24,9 @@ import (
 	"github.com/twostep-mq/twostep/outbox"
 )
 
-// ownServer is a MariaDB server that a test started itself, and may kill.
+// ownServer is a server that a test started itself, and may kill.
 type ownServer struct {
+	kind           testServer
 	binary, folder string
 	port           int
 	as             *syscall.Credential // nil: this user
@@ -35,30 +35,33 @@ type ownServer struct {
 	answered       time.Time
 }
 
-// startOwnServer makes a data folder and starts a server on it. Without MariaDB's programs on this machine the test is skipped.
-func startOwnServer(t *testing.T) *ownServer {
+// startOwn makes a data folder and starts a server on it. Without the server's programs on this machine the test is skipped.
+func (on testServer) startOwn(t *testing.T) *ownServer {
 	t.Helper()
-	serverDSN(t) // tests with servers are wanted
-	binary, err := lookPath("mariadbd")
-	if err != nil {
-		t.Skip("no mariadbd on this machine, to start and kill one: ", err)
-	}
-	install, err := lookPath("mariadb-install-db")
-	if err != nil {
-		t.Skip("no mariadb-install-db on this machine, to start and kill a server: ", err)
-	}
+	on.dsn(t) // tests with servers are wanted
 	folder, err := os.MkdirTemp("", "twostep-mysql-")
 	noError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	s := &ownServer{binary: binary, folder: folder, port: freePort(t)}
+	s := &ownServer{kind: on, folder: folder, port: freePort(t)}
 	if os.Getuid() == 0 { // the server refuses to run as root
 		s.as = credential(t, "mysql")
 		noError(t, os.Chown(folder, int(s.as.Uid), int(s.as.Gid)))
 	}
-	made := exec.CommandContext(t.Context(), install, "--no-defaults", "--datadir="+s.data(), "--auth-root-authentication-method=normal", "--skip-test-db")
-	s.sandbox(made)
-	if out, err := made.CombinedOutput(); err != nil {
-		t.Fatalf("mariadb-install-db: %v\n%s", err, out)
+	var making *exec.Cmd
+	if on == mariaDB {
+		s.binary = program(t, "mariadbd")
+		making = exec.CommandContext(t.Context(), program(t, "mariadb-install-db"), "--no-defaults", "--datadir="+s.data(), "--tmpdir="+s.folder,
+			"--auth-root-authentication-method=normal", "--skip-test-db")
+	} else {
+		s.binary = os.Getenv("TWOSTEP_TEST_MYSQLD")
+		if s.binary == "" {
+			t.Skip("no MySQL to start and kill: set TWOSTEP_TEST_MYSQLD to its mysqld")
+		}
+		making = exec.CommandContext(t.Context(), s.binary, "--initialize-insecure", "--datadir="+s.data(), "--tmpdir="+folder)
+	}
+	s.sandbox(making)
+	if out, err := making.CombinedOutput(); err != nil {
+		t.Fatalf("make a data folder: %v\n%s", err, out)
 	}
 	s.dsn = driver.NewConfig()
 	s.dsn.User, s.dsn.Passwd, s.dsn.Net, s.dsn.Addr, s.dsn.DBName = "twostep", "secret", "tcp", fmt.Sprint("127.0.0.1:", s.port), "twostep"
@@ -67,12 +70,17 @@ func startOwnServer(t *testing.T) *ownServer {
 	return s
 }
 
-func lookPath(name string) (string, error) {
+// program finds a server's program, which is not always in a user's PATH.
+func program(t *testing.T, name string) string {
+	t.Helper()
 	path, err := exec.LookPath(name)
-	if err == nil {
-		return path, nil
+	if err != nil {
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
 	}
-	return exec.LookPath(filepath.Join("/usr/sbin", name))
+	if err != nil {
+		t.Skipf("no %s on this machine, to start and kill a server: %v", name, err)
+	}
+	return path
 }
 
 func freePort(t *testing.T) int {
@@ -110,12 +118,20 @@ func (s *ownServer) start(t *testing.T, settings ...string) {
 	// A server knows when it was started to the second. Lives within one second would look like one.
 	pause(t.Context(), time.Until(s.answered.Truncate(time.Second).Add(time.Second)))
 	init := filepath.Join(s.folder, "init.sql")
-	noError(t, os.WriteFile(init, []byte("CREATE OR REPLACE USER 'twostep'@'127.0.0.1' IDENTIFIED BY 'secret';\n"+
+	noError(t, os.WriteFile(init, []byte("CREATE USER IF NOT EXISTS 'twostep'@'127.0.0.1' IDENTIFIED BY 'secret';\n"+
 		"GRANT ALL PRIVILEGES ON *.* TO 'twostep'@'127.0.0.1' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS twostep;\n"), 0o644))
-	s.process = exec.Command(s.binary, append([]string{"--no-defaults", "--datadir=" + s.data(), "--init-file=" + init,
-		fmt.Sprint("--port=", s.port), "--bind-address=127.0.0.1", "--skip-name-resolve", "--socket=" + filepath.Join(s.folder, "socket"),
-		"--pid-file=" + filepath.Join(s.folder, "pid"), "--log-error=" + filepath.Join(s.folder, "log"), "--innodb-buffer-pool-size=32M",
-		"--innodb-log-file-size=32M", "--performance-schema=OFF", "--innodb-flush-log-at-trx-commit=1"}, settings...)...)
+	args := []string{
+		// A MariaDB that starts removes what others have in a common folder for temporary tables.
+		"--datadir=" + s.data(), "--tmpdir=" + s.folder, "--init-file=" + init, fmt.Sprint("--port=", s.port), "--bind-address=127.0.0.1", "--skip-name-resolve",
+		"--socket=" + filepath.Join(s.folder, "socket"), "--pid-file=" + filepath.Join(s.folder, "pid"), "--log-error=" + filepath.Join(s.folder, "log.err"),
+		"--innodb-buffer-pool-size=32M", "--performance-schema=OFF", "--innodb-flush-log-at-trx-commit=1", "--skip-log-bin",
+	}
+	if s.kind == mariaDB {
+		args = append([]string{"--no-defaults", "--innodb-log-file-size=32M"}, args...)
+	} else {
+		args = append(args, "--mysqlx=OFF")
+	}
+	s.process = exec.Command(s.binary, append(args, settings...)...)
 	s.sandbox(s.process)
 	noError(t, s.process.Start())
 	db := openDSN(t, s.dsn.FormatDSN())
@@ -126,7 +142,7 @@ func (s *ownServer) start(t *testing.T, settings ...string) {
 			return
 		}
 		if time.Now().After(until) {
-			log, _ := fs.ReadFile(os.DirFS(s.folder), "log")
+			log, _ := fs.ReadFile(os.DirFS(s.folder), "log.err")
 			t.Fatalf("the server does not answer: %v\n%s", err, log)
 		}
 		pause(t.Context(), 20*time.Millisecond)
@@ -141,9 +157,10 @@ func (s *ownServer) kill() {
 
 // TestServerKilled kills the server (kill -9) while senders publish and a consumer claims, and starts it again. What was acknowledged
 // stands, effect and message are one, nothing is claimed twice, and the relay notices that it is another life of the server.
-func TestServerKilled(t *testing.T) {
-	t.Parallel()
-	s := startOwnServer(t)
+func TestServerKilled(t *testing.T) { onEachServer(t, testServerKilled) }
+
+func testServerKilled(t *testing.T, on testServer) {
+	s := on.startOwn(t)
 	db := openDSN(t, s.dsn.FormatDSN())
 	migrate(t, db, mysql.Config{})
 	execAll(t, db, "CREATE TABLE effect (name VARCHAR(64) PRIMARY KEY) ENGINE = InnoDB")
@@ -319,76 +336,4 @@ func (k *killed) check(ctx context.Context, t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d messages acknowledged, %d claims acknowledged", len(k.sent), len(messages), len(k.won))
-}
-
-// TestServersThatAreRefused: each with one line that says what to do.
-func TestServersThatAreRefused(t *testing.T) {
-	t.Parallel()
-	s := startOwnServer(t)
-	db := openDSN(t, s.dsn.FormatDSN())
-	migrate(t, db, mysql.Config{})
-	ctx := t.Context()
-	newOutbox(t, db)
-
-	wantError := func(name string, err error, is error, words ...string) {
-		t.Helper()
-		if err == nil || is != nil && !errors.Is(err, is) {
-			t.Errorf("%s: %v, want %v", name, err, is)
-			return
-		}
-		for _, word := range words {
-			if !strings.Contains(err.Error(), word) {
-				t.Errorf("%s: %q does not say %q", name, err, word)
-			}
-		}
-		if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: %q is not one line, or tells the password", name, err)
-		}
-	}
-	opened := func(change func(*driver.Config)) error {
-		dsn := s.dsn.Clone()
-		change(dsn)
-		_, err := mysql.NewOutbox(ctx, openDSN(t, dsn.FormatDSN()), mysql.Config{})
-		return err
-	}
-	wantError("wrong password", opened(func(c *driver.Config) { c.Passwd = "wrong" }), nil, "password", "DSN")
-	wantError("unknown database", opened(func(c *driver.Config) { c.DBName = "nowhere" }), nil, "CREATE DATABASE")
-	execAll(t, db, "CREATE DATABASE bare")
-	wantError("no tables", opened(func(c *driver.Config) { c.DBName = "bare" }), mysql.ErrNoTables, "twostep migrate")
-	execAll(t, db, "CREATE USER poor@'127.0.0.1' IDENTIFIED BY 'secret'", "GRANT SELECT ON twostep.* TO poor@'127.0.0.1'")
-	poor := s.dsn.Clone()
-	poor.User = "poor"
-	poorOutbox := newOutbox(t, openDSN(t, poor.FormatDSN()))
-	wantError("no right to write", poorOutbox.Transact(ctx, func(tx outbox.Tx) error {
-		return poorOutbox.Insert(ctx, tx, messageOf("t"), false)
-	}), nil, "GRANT")
-
-	execAll(t, db, "SET GLOBAL innodb_flush_log_at_trx_commit = 2")
-	_, err := mysql.NewOutbox(ctx, db, mysql.Config{})
-	wantError("unsafe log", err, mysql.ErrUnsafe, "SET GLOBAL innodb_flush_log_at_trx_commit = 1", "allow_unsafe_durability")
-	_, err = mysql.NewConsumer(ctx, db, mysql.Config{})
-	wantError("unsafe log, consumer", err, mysql.ErrUnsafe)
-	_, err = mysql.NewOutbox(ctx, db, mysql.Config{AllowUnsafeDurability: true})
-	noError(t, err)
-	execAll(t, db, "SET GLOBAL innodb_flush_log_at_trx_commit = 1", "SET GLOBAL auto_increment_increment = 2")
-	fresh := openDSN(t, s.dsn.FormatDSN())
-	_, err = mysql.NewOutbox(ctx, fresh, mysql.Config{})
-	wantError("increment", err, mysql.ErrUnsupported, "SET GLOBAL auto_increment_increment = 1")
-	newConsumer(t, fresh) // a consumer does not mind
-	execAll(t, db, "SET GLOBAL auto_increment_increment = 1", "SET GLOBAL read_only = 1",
-		"CREATE USER writer@'127.0.0.1' IDENTIFIED BY 'secret'", "GRANT SELECT, INSERT, UPDATE, DELETE ON twostep.* TO writer@'127.0.0.1'")
-	writer := s.dsn.Clone()
-	writer.User = "writer"
-	replica := newOutbox(t, openDSN(t, writer.FormatDSN()))
-	_, err = replica.Take(ctx, outbox.Lease{}, "relay")
-	wantError("read-only", err, nil, "primary")
-
-	s.kill()
-	_, err = mysql.NewOutbox(ctx, fresh, mysql.Config{})
-	wantError("no server", err, nil, fmt.Sprint(s.port))
-	s.start(t, "--log-bin=binlog", "--sync-binlog=0")
-	_, err = mysql.NewOutbox(ctx, fresh, mysql.Config{})
-	wantError("unsafe binary log", err, mysql.ErrUnsafe, "sync_binlog")
-	execAll(t, fresh, "SET GLOBAL sync_binlog = 1")
-	newOutbox(t, fresh)
 }

@@ -115,7 +115,7 @@ func (t *consumerTx) park(ctx context.Context, ps []topics.Parked) error {
 	if err != nil {
 		return explain("park messages", err)
 	}
-	return explain("savepoint", t.n.prove(ctx))
+	return nil
 }
 
 // liveKey is the key of a message that is no dead letter.
@@ -147,7 +147,7 @@ func (t *consumerTx) Lock(ctx context.Context, uid, id string) (topics.Parked, e
 	if len(list) == 0 {
 		return topics.Parked{}, fmt.Errorf("%w: %s", topics.ErrNotParked, id)
 	}
-	return list[0], explain("savepoint", t.n.prove(ctx))
+	return list[0], nil
 }
 
 // Update writes State, Attempts, NextAt and Reason of a locked parked message.
@@ -197,5 +197,5 @@ func (t *consumerTx) change(ctx context.Context, query string, args ...any) (boo
 	if err != nil {
 		return false, err
 	}
-	return n > 0, t.n.prove(ctx)
+	return n > 0, nil
 }

@@ -17,7 +17,7 @@ import (
 
 // relayStatements are the relay's statements with the tables' names.
 type relayStatements struct {
-	scan, scanNoPayload, read, probe, closing, closingWide, createTable, meta, topics, bits string
+	peek, scan, scanNoPayload, read, probe, closing, closingWide, createTable, meta, topics, bits string
 }
 
 const (
@@ -28,13 +28,17 @@ const (
 	readRows = "SELECT " + rowColumns + " FROM JSON_TABLE(?, '$[*]' COLUMNS (n BIGINT PATH '$')) g " +
 		"STRAIGHT_JOIN `{p}outbox` o FORCE INDEX (PRIMARY) ON o.seq = g.n"
 
+	// peekRows tells whose rows these are and whether there is one, in one statement: all that an idle relay asks for.
+	peekRows = "SELECT COALESCE(@twostep_server, ''), uuid, EXISTS (SELECT 1 FROM `{p}outbox` o WHERE o.seq > ?) FROM `{p}outbox_meta`"
+
 	readMeta = "SELECT @twostep_server, uuid, registry_owner, registry_version, server FROM `{p}outbox_meta`"
 )
 
-func newRelayStatements(cfg Config) relayStatements {
+func newRelayStatements(srv *server) relayStatements {
+	cfg := srv.cfg
 	return relayStatements{
-		scan: cfg.sql(scanRows), scanNoPayload: cfg.sql(scanRowsNoPayload), read: cfg.sql(readRows), probe: cfg.sql(probeRows),
-		closing: cfg.sql(lockNumbers), closingWide: cfg.sql(lockRange), createTable: cfg.sql("SHOW CREATE TABLE `{p}outbox`"),
+		peek: cfg.sql(peekRows), scan: cfg.sql(scanRows), scanNoPayload: cfg.sql(scanRowsNoPayload), read: cfg.sql(readRows), probe: cfg.sql(probeRows),
+		closing: cfg.sql(lockNumbers + srv.forUpdateOf("o") + " NOWAIT"), closingWide: cfg.sql(lockRange), createTable: cfg.sql("SHOW CREATE TABLE `{p}outbox`"),
 		meta:   cfg.sql(readMeta),
 		topics: cfg.sql("SELECT name, delivery, no_subscribers, keyed, version, deleted FROM `{p}outbox_topic` ORDER BY name"),
 		bits: cfg.sql("SELECT confirmer, topic, name, created_at, removed, bitmap, `cursor`, digest FROM `{p}outbox_confirmer` " +
@@ -128,27 +132,44 @@ func (o *Outbox) Scan(ctx context.Context, after int64, limit int, payload bool)
 	if payload {
 		query = o.relay.scan
 	}
+	if p, idle, err := o.peek(ctx, after); idle || err != nil {
+		return p, explain("look into the outbox", err)
+	}
 	err = o.read(ctx, "scan the outbox", committed, func(s snapshot) (err error) {
 		if p, err = s.page(ctx, query, after, limit); err != nil {
 			return err
 		}
 		// After the rows: the counter must not be below them.
-		p.Counter, err = s.counter(ctx, after == 0)
+		p.Counter, err = o.counter(ctx, s, after == 0)
 		return err
 	})
 	return p, err
 }
 
 // counterEvery is how often the table's counter is read, which costs as much as scanning it.
-const counterEvery = time.Second
+const counterEvery = 2 * time.Second
 
 // nextNumber finds the number that the next row would get; a table that never had one does not say.
 var nextNumber = regexp.MustCompile(`\n\).* AUTO_INCREMENT=(\d+)`)
 
+// peek looks whether there are rows behind a number. Without one that is all there is to read.
+func (o *Outbox) peek(ctx context.Context, after int64) (p outbox.Page, idle bool, err error) {
+	var life, uuid string
+	var rows bool
+	if err := o.srv.db.QueryRowContext(ctx, o.relay.peek, after).Scan(&life, &uuid, &rows); err != nil {
+		return p, false, err
+	}
+	if rows || life == "" { // a session that has not asked for the server's life yet
+		return p, false, nil
+	}
+	p.Server = uuid + "/" + life
+	p.Counter, err = o.counter(ctx, o.srv.db, after == 0)
+	return p, true, err
+}
+
 // counter is the highest number given out, 0 where it was read lately. That it goes back tells of a TRUNCATE. (SHOW CREATE TABLE
 // tells the counter itself; in information_schema MySQL shows one of up to a day ago.)
-func (s snapshot) counter(ctx context.Context, must bool) (int64, error) {
-	o := s.o
+func (o *Outbox) counter(ctx context.Context, db querier, must bool) (int64, error) {
 	o.mu.Lock()
 	due := must || time.Since(o.counterAt) >= counterEvery
 	if due {
@@ -159,7 +180,7 @@ func (s snapshot) counter(ctx context.Context, must bool) (int64, error) {
 		return 0, nil
 	}
 	var name, text string
-	if err := s.QueryRowContext(ctx, o.relay.createTable).Scan(&name, &text); err != nil {
+	if err := db.QueryRowContext(ctx, o.relay.createTable).Scan(&name, &text); err != nil {
 		return 0, err
 	}
 	found := nextNumber.FindStringSubmatch(text)

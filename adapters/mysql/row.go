@@ -1,7 +1,6 @@
 package mysql
 
 import (
-	"database/sql"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -11,12 +10,14 @@ import (
 	"github.com/twostep-mq/twostep/outbox/storage"
 )
 
-// encodeHeaders is what stands in a headers column. It is ASCII, so that it arrives unchanged whatever character set the caller's
+// encodeHeaders is what stands in a headers column: text, or nil. It is ASCII, so that it arrives unchanged whatever character set the caller's
 // connection has.
-func encodeHeaders(headers map[string]string) (sql.NullString, error) {
+func encodeHeaders(headers map[string]string) (any, error) {
 	text, err := storage.EncodeHeaders(headers)
-	text.String = asciiJSON(text.String)
-	return text, err
+	if err != nil || !text.Valid {
+		return nil, err
+	}
+	return asciiJSON(text.String), nil
 }
 
 // asciiJSON escapes what is not ASCII. In JSON text such characters stand within strings only.

@@ -56,9 +56,6 @@ func (o *Outbox) transact(ctx context.Context, fn func(outbox.Tx) error) error {
 		handed.close()
 		_ = n.rollback()
 	}()
-	if err := n.prove(ctx); err != nil {
-		return explain("savepoint", err)
-	}
 	if err := fn(handed); err != nil {
 		return err
 	}
@@ -66,7 +63,7 @@ func (o *Outbox) transact(ctx context.Context, fn func(outbox.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err // whoever asked has given up: it must not be surprised by a commit
 	}
-	if err := n.commit(ctx); err != nil {
+	if err := n.commit(); err != nil {
 		return explain("commit", fmt.Errorf("transact: %w", err))
 	}
 	return nil

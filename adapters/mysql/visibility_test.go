@@ -150,12 +150,14 @@ func (r *reader) round(ctx context.Context) (found int, err error) {
 
 // TestOutOfOrder: numbers are given out when a row is inserted, and rows become visible when their transactions commit. A relay finds
 // each committed row once and no other; one that pages by "seq > last" loses some.
-func TestOutOfOrder(t *testing.T) {
+func TestOutOfOrder(t *testing.T) { onEachServerAlone(t, testOutOfOrder) }
+
+func testOutOfOrder(t *testing.T, on testServer) {
 	rows := 10_000
 	if os.Getenv("TWOSTEP_LONG") != "" {
 		rows = 100_000
 	}
-	db, dsn := open(t)
+	db, dsn := on.open(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	o, err := mysql.NewOutbox(ctx, db, mysql.Config{})

@@ -2,9 +2,9 @@
 -- constraints allow, so that a session without strict mode does not cut a value to one that is allowed.
 CREATE TABLE IF NOT EXISTS `{p}registry` (
   one TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (one = 1),
-  owner VARBINARY(37) NOT NULL DEFAULT (CONCAT_WS('-', LEFT(MD5(CONCAT(UUID(), RAND())), 8), LEFT(MD5(CONCAT(UUID(), RAND())), 4),
-    CONCAT('4', LEFT(MD5(CONCAT(UUID(), RAND())), 3)), CONCAT(SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), LEFT(MD5(CONCAT(UUID(), RAND())), 3)),
-    LEFT(MD5(CONCAT(UUID(), RAND())), 12)))
+  owner VARBINARY(37) NOT NULL DEFAULT (CONCAT_WS('-', LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 8), LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 4),
+    CONCAT('4', LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 3)), CONCAT(SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 3)),
+    LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 12)))
     CHECK (LENGTH(owner) = 36 AND CONVERT(owner USING latin1) COLLATE latin1_bin REGEXP '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'),
   version BIGINT NOT NULL DEFAULT 0 CHECK (version >= 0)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

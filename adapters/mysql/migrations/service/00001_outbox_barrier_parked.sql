@@ -4,9 +4,9 @@
 -- Messages that are not released. Only topic and payload need to be given.
 CREATE TABLE IF NOT EXISTS `{p}outbox` (
   seq BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-  id VARBINARY(37) NOT NULL DEFAULT (CONCAT_WS('-', LEFT(MD5(CONCAT(UUID(), RAND())), 8), LEFT(MD5(CONCAT(UUID(), RAND())), 4),
-    CONCAT('4', LEFT(MD5(CONCAT(UUID(), RAND())), 3)), CONCAT(SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), LEFT(MD5(CONCAT(UUID(), RAND())), 3)),
-    LEFT(MD5(CONCAT(UUID(), RAND())), 12)))
+  id VARBINARY(37) NOT NULL DEFAULT (CONCAT_WS('-', LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 8), LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 4),
+    CONCAT('4', LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 3)), CONCAT(SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 3)),
+    LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 12)))
     CHECK (LENGTH(id) = 36 AND CONVERT(id USING latin1) COLLATE latin1_bin REGEXP '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'),
   topic VARBINARY(129) NOT NULL CHECK (LENGTH(topic) BETWEEN 1 AND 128 AND CONVERT(topic USING latin1) COLLATE latin1_bin NOT REGEXP '[^A-Za-z0-9_.-]'),
   `key` VARBINARY(513) NOT NULL DEFAULT '' CHECK (LENGTH(`key`) <= 512),
@@ -21,9 +21,9 @@ CREATE TABLE IF NOT EXISTS `{p}outbox` (
 -- The outbox itself: who relays it, the registry as recorded, and the server that the last checkpoint was written on.
 CREATE TABLE IF NOT EXISTS `{p}outbox_meta` (
   one TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (one = 1),
-  uuid VARBINARY(37) NOT NULL DEFAULT (CONCAT_WS('-', LEFT(MD5(CONCAT(UUID(), RAND())), 8), LEFT(MD5(CONCAT(UUID(), RAND())), 4),
-    CONCAT('4', LEFT(MD5(CONCAT(UUID(), RAND())), 3)), CONCAT(SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), LEFT(MD5(CONCAT(UUID(), RAND())), 3)),
-    LEFT(MD5(CONCAT(UUID(), RAND())), 12)))
+  uuid VARBINARY(37) NOT NULL DEFAULT (CONCAT_WS('-', LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 8), LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 4),
+    CONCAT('4', LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 3)), CONCAT(SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 3)),
+    LEFT(SHA2(CONCAT(UUID(), RAND()), 256), 12)))
     CHECK (LENGTH(uuid) = 36 AND CONVERT(uuid USING latin1) COLLATE latin1_bin REGEXP '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'),
   lease_owner VARBINARY(512) NOT NULL DEFAULT '',
   epoch BIGINT NOT NULL DEFAULT 0 CHECK (epoch >= 0),
