@@ -34,6 +34,8 @@ type Harness struct {
 	Shared bool
 	// Spread makes a connection whose topics have several partitions, where readers share a subscription by partition; nil: Connect's do.
 	Spread func(t *testing.T) broker.Broker
+	// Lacks names tests about what the broker has no way to do, with the reason. They are skipped: whoever uses the broker does without.
+	Lacks map[string]string
 }
 
 // Run runs the suite. open makes a broker that nobody else uses.
@@ -89,7 +91,11 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.run(t, open(t))
+			h := open(t)
+			if why := h.Lacks[test.name]; why != "" {
+				t.Skipf("the harness lacks this: %s", why)
+			}
+			test.run(t, h)
 		})
 	}
 }

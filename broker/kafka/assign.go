@@ -27,6 +27,7 @@ func assign(partitions int, members []claimant) map[string][]int {
 	taken := make([]bool, partitions)
 	room := make([]int, len(members))
 	for i, m := range members {
+		out[m.member] = nil // who gets nothing is told so
 		room[i] = least
 		if i < more {
 			room[i]++

@@ -24,11 +24,14 @@ type listener struct {
 	stopped bool
 }
 
-func (l *listener) run(fn func()) {
+// run calls fn until stop is called or life, the Broker's, ends.
+func (l *listener) run(life context.Context, fn func()) {
 	for {
 		select {
 		case <-l.rings:
 		case <-l.stop:
+			return
+		case <-life.Done():
 			return
 		}
 		l.mu.Lock()
@@ -93,7 +96,7 @@ func (b *Broker) Listen(ctx context.Context, name string, fn func()) (stop func(
 	c.mu.Lock()
 	c.listeners[name] = append(c.listeners[name], l)
 	c.mu.Unlock()
-	go l.run(fn)
+	go l.run(b.life, fn)
 	c.begin(ctx)
 	return sync.OnceFunc(func() {
 		c.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -64,18 +65,29 @@ func Connect(ctx context.Context, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	encryption, err := cfg.encryption()
+	if err != nil {
+		return nil, err
+	}
 	b := newBroker(cfg)
-	b.transport.SASL = login
+	b.transport.SASL, b.transport.TLS = login, encryption
+	hungUp, trouble := 0, complaint{}
 	for wait := retryPause; ; wait = min(2*wait, retryPauseMax) {
 		err := b.probe(ctx)
 		if err == nil {
 			return b, nil
 		}
+		if login != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			// Some brokers say so that they do not know the user; one that is just starting may hang up, too.
+			if hungUp++; hungUp >= 3 {
+				err = fmt.Errorf("%w: the broker hangs up at the login", kafka.SASLAuthenticationFailed)
+			}
+		}
 		if refusedForGood(err) || errors.Is(err, kafka.UnsupportedVersion) {
 			b.shutdown()
 			return nil, fmt.Errorf("broker/kafka: connect to %s: %w", cfg.Brokers, explain(err, "connect"))
 		}
-		b.log.Warn("broker not reached, trying again", "brokers", cfg.Brokers, "error", err)
+		b.log.Log(ctx, trouble.level(), "broker not reached, trying again", "brokers", cfg.Brokers, "error", err)
 		b.renew()
 		if !pause(ctx, wait) {
 			b.shutdown()
@@ -88,7 +100,7 @@ func newBroker(cfg Config) *Broker {
 	b := &Broker{cfg: cfg, names: names{cfg.Prefix}, log: cfg.Logger}
 	b.life, b.close = context.WithCancel(context.Background())
 	b.transport = &kafka.Transport{
-		ClientID: cfg.Name, TLS: cfg.TLS, DialTimeout: callWait, IdleTimeout: 30 * time.Second, MetadataTTL: cfg.MetadataTTL,
+		ClientID: cfg.Name, DialTimeout: callWait, IdleTimeout: 30 * time.Second, MetadataTTL: cfg.MetadataTTL,
 		// What is kept of topics is kept here (topicCache); of the cluster kafka-go only has to know its nodes.
 		MetadataTopics: []string{b.names.state()}, Context: b.life,
 	}

@@ -9,18 +9,34 @@ import (
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/deletetopics"
 	"github.com/segmentio/kafka-go/protocol/fetch"
+	"github.com/segmentio/kafka-go/protocol/heartbeat"
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/syncgroup"
 )
 
-// call sends a request of kafka-go's to the node that this package knows to lead, in one version, for any number of partitions.
-// kafka-go's own routing goes by a picture of all topics that is up to seconds old and cannot be renewed; its Fetch takes one
-// partition, and its ListOffsets asks for each on a connection of its own.
+// call is a request of kafka-go's in the version that this package wants.
 type call struct {
 	clientID string
-	node     int32 // -1: the node that the request asks for, or any
 	req      protocol.Message
 }
+
+// nodeCall sends a request to the node that this package knows to lead, for any number of partitions. kafka-go's own routing goes by a
+// picture of all topics that is up to seconds old and cannot be renewed; its Fetch takes one partition, and its ListOffsets asks
+// for each on a connection of its own.
+type nodeCall struct {
+	call
+	node int32 // -1: the node that the request asks for, or any
+}
+
+// groupCall sends a request to the coordinator of a group.
+type groupCall struct {
+	call
+	group string
+}
+
+// Group names it.
+func (c *groupCall) Group() string { return c.group }
 
 // called wraps an answer: at some answers kafka-go's transport would wait for its picture of topics to change.
 type called struct{ protocol.Message }
@@ -38,17 +54,21 @@ func (c *call) version() int16 {
 		return 4
 	case *deletetopics.Request:
 		return 3
+	case *syncgroup.Request:
+		return 3
+	case *heartbeat.Request:
+		return 0 // kafka-go misreads the answers of later ones: Heartbeat tells no error then
 	}
 	return 0
 }
 
-func (c *call) ApiKey() protocol.ApiKey { return c.req.ApiKey() }
+func (c *call) ApiKey() protocol.ApiKey { return c.req.ApiKey() } //nolint:revive // kafka-go names it
 
 // Required has kafka-go call RawExchange.
 func (c *call) Required(map[protocol.ApiKey]int16) bool { return true }
 
 // Broker chooses the node.
-func (c *call) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
+func (c *nodeCall) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
 	if c.node < 0 {
 		if r, ok := c.req.(protocol.BrokerMessage); ok {
 			return r.Broker(cluster)
@@ -72,8 +92,16 @@ func (c *call) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 }
 
 // ask sends req to the node and returns its answer.
-func ask[A protocol.Message](ctx context.Context, b *Broker, node int32, req protocol.Message) (answer A, err error) {
-	m, err := b.roundTrip(ctx, &call{clientID: b.cfg.Name, node: node, req: req})
+func ask[A protocol.Message](ctx context.Context, b *Broker, node int32, req protocol.Message) (A, error) {
+	return answerOf[A](b.roundTrip(ctx, &nodeCall{call{b.cfg.Name, req}, node}))
+}
+
+// askGroup sends req to the coordinator of the group and returns its answer.
+func askGroup[A protocol.Message](ctx context.Context, b *Broker, group string, req protocol.Message) (A, error) {
+	return answerOf[A](b.roundTrip(ctx, &groupCall{call{b.cfg.Name, req}, group}))
+}
+
+func answerOf[A protocol.Message](m protocol.Message, err error) (answer A, _ error) {
 	if err != nil {
 		return answer, err
 	}

@@ -103,10 +103,12 @@ func (c *calls) close() {
 }
 
 func (c *calls) ensure(ctx context.Context) (topicInfo, error) {
-	info, _, err := c.b.ensure(ctx, c.b.names.calls(), 1, []setting{
-		{"retention.ms", callsKept}, {"segment.ms", callsKept}, {"retention.bytes", "67108864"}, {"segment.bytes", "16777216"},
-	})
+	info, _, err := c.b.ensure(ctx, c.b.names.calls(), 1, callsSettings())
 	return info, err
+}
+
+func callsSettings() []setting {
+	return []setting{{"retention.ms", callsKept}, {"segment.ms", callsKept}, {"retention.bytes", "67108864"}, {"segment.bytes", "16777216"}}
 }
 
 // run reads the topic from its end on, until the Broker is closed.
@@ -170,15 +172,15 @@ func (c *calls) read(ctx context.Context, t *tail) error {
 
 // callRecord writes a record of the topic.
 func callRecord(kind, name, id, by string, body []byte) record {
-	r := record{value: body}
-	if r.value == nil {
-		r.value = []byte{}
+	if body == nil {
+		body = []byte{}
 	}
-	r.set(headerCall, kind)
-	r.set(headerName, name)
-	r.setIf(headerCID, id)
-	r.setIf(headerBy, by)
-	return r
+	var e envelope
+	e.set(headerCall, kind)
+	e.set(headerName, name)
+	e.setIf(headerCID, id)
+	e.setIf(headerBy, by)
+	return record{value: body, headers: e.headers}
 }
 
 func headerOf(headers []protocol.Header, name string) string {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go/sasl"
-	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
 )
 
@@ -19,9 +18,11 @@ import (
 type Config struct {
 	// Brokers are the addresses (host:port) to begin with, comma-separated; default 127.0.0.1:9092.
 	Brokers string
-	// TLS encrypts the connections; nil: they are not encrypted. TLS 1.2 is the least, and the server's name is checked, as crypto/tls
-	// does it.
+	// TLS encrypts the connections; nil: they are not encrypted, unless one of the files below is given. TLS 1.2 is the least, and the
+	// server's certificate is always verified.
 	TLS *tls.Config
+	// CAFile (PEM) signs the brokers' certificates; empty: the system's authorities do. CertFile and KeyFile show who we are.
+	CAFile, CertFile, KeyFile string
 	// Mechanism is how User and Password log in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty with a User: SCRAM-SHA-512.
 	Mechanism, User, Password string
 	// SASL logs in by any other mechanism (OAUTHBEARER, AWS_MSK_IAM); it comes before the three fields above.
@@ -33,7 +34,8 @@ type Config struct {
 	// Logger gets what is waited out: lost connections, readers made again. nil: nothing is logged.
 	Logger *slog.Logger
 
-	// DeclareOff: topics are made and removed by others. What is missing is an error that names it.
+	// DeclareOff: topics, the state and the topic of requests are made and removed by others. What is missing is ErrNotDeclared, and Plan
+	// says what is needed. Inboxes are made here all the same: nobody else knows their names.
 	DeclareOff bool
 	// Partitions and Replication of topics made from now on; default 1 and the cluster's own default. More partitions let more
 	// processes of a subscription work at a time. Inboxes and the state have one partition.
@@ -109,8 +111,8 @@ func (c Config) validate() error {
 	if c.MaxInFlight < 1 {
 		return fmt.Errorf("broker/kafka: %d messages in flight: use 1 or more", c.MaxInFlight)
 	}
-	if c.TLS != nil && c.TLS.MaxVersion != 0 && c.TLS.MaxVersion < tls.VersionTLS12 {
-		return errors.New("broker/kafka: TLS below 1.2 is refused: raise MaxVersion")
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("broker/kafka: a client certificate needs both its file and its key's (keys broker.tls.cert_file, broker.tls.key_file)")
 	}
 	return nil
 }
@@ -121,28 +123,4 @@ func (c Config) addresses() []string {
 		all[i] = strings.TrimSpace(all[i])
 	}
 	return all
-}
-
-// login is the mechanism that the configuration asks for; nil: none.
-func (c Config) login() (sasl.Mechanism, error) {
-	if c.SASL != nil || c.Mechanism == "" {
-		return c.SASL, nil
-	}
-	switch strings.ToUpper(c.Mechanism) {
-	case "PLAIN":
-		return plain.Mechanism{Username: c.User, Password: c.Password}, nil
-	case scram.SHA256.Name():
-		return scramWith(scram.SHA256, c)
-	case scram.SHA512.Name():
-		return scramWith(scram.SHA512, c)
-	}
-	return nil, fmt.Errorf("broker/kafka: SASL mechanism %q: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, or give Config.SASL", c.Mechanism)
-}
-
-func scramWith(algorithm scram.Algorithm, c Config) (sasl.Mechanism, error) {
-	m, err := scram.Mechanism(algorithm, c.User, c.Password)
-	if err != nil {
-		return nil, fmt.Errorf("broker/kafka: user and password for %s: %w", algorithm.Name(), err)
-	}
-	return m, nil
 }

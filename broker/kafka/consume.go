@@ -58,7 +58,7 @@ func (b *Broker) Consume(ctx context.Context, src broker.Source, handle func(con
 		if ctx.Err() != nil || b.isClosed() {
 			continue
 		}
-		b.log.Warn("reader starts again", "source", c.name, "reason", err, "wait", wait)
+		b.log.Log(ctx, c.trouble.level(), "reader starts again", "source", c.name, "reason", err)
 		if stale(err) {
 			b.renew()
 		}
@@ -91,6 +91,9 @@ type consumption struct {
 	me    *member
 	// stream is the incarnation that was read last.
 	stream string
+	// failures of the handler since it last succeeded.
+	failures int
+	trouble  complaint
 }
 
 func (b *Broker) newConsumption(src broker.Source) *consumption {

@@ -50,52 +50,67 @@ func (r *record) size() int {
 	return n
 }
 
-func (r *record) set(name, value string) {
-	r.headers = append(r.headers, protocol.Header{Key: name, Value: []byte(value)})
+// envelope writes headers. Their values lie one behind the other: one allocation for all.
+type envelope struct {
+	headers []protocol.Header
+	values  []byte
 }
 
-func (r *record) setIf(name, value string) {
+func (e *envelope) set(name string, value ...string) {
+	from := len(e.values)
+	for _, part := range value {
+		e.values = append(e.values, part...)
+	}
+	e.headers = append(e.headers, protocol.Header{Key: name, Value: e.values[from:len(e.values):len(e.values)]})
+}
+
+func (e *envelope) setIf(name, value string) {
 	if value != "" {
-		r.set(name, value)
+		e.set(name, value)
 	}
 }
 
 // encode writes m. A header that cannot be carried is an error: nothing is dropped in silence.
 func encode(m *broker.Message) (record, error) {
-	r := record{value: m.Payload, headers: make([]protocol.Header, 0, 12+len(m.Headers))}
-	if r.value == nil {
-		r.value = []byte{} // a null value is a tombstone
+	size := 256 + len(m.Topic) + len(m.Key) + len(m.ContentType)
+	for _, value := range m.Headers {
+		size += len(value)
 	}
-	if m.Key != "" {
-		r.key = []byte(m.Key)
-	}
-	r.set(headerSpecVersion, "1.0")
-	r.setIf(headerID, m.ID)
-	r.set(headerSource, sourcePrefix+m.Outbox)
+	e := envelope{headers: make([]protocol.Header, 0, 14+len(m.Headers)), values: make([]byte, 0, size)}
+	e.set(headerSpecVersion, "1.0")
+	e.setIf(headerID, m.ID)
+	e.set(headerSource, sourcePrefix, m.Outbox)
 	if m.Outbox != "" {
-		r.set(headerOutbox, m.Outbox)
-		r.set(headerSeq, strconv.FormatInt(m.Seq, 10))
+		e.set(headerOutbox, m.Outbox)
+		e.set(headerSeq, strconv.FormatInt(m.Seq, 10))
 	}
-	r.setIf(headerType, m.Topic)
+	e.setIf(headerType, m.Topic)
 	if !m.Time.IsZero() {
-		r.set(headerTime, m.Time.UTC().Format(time.RFC3339Nano))
+		e.set(headerTime, m.Time.UTC().Format(time.RFC3339Nano))
 	}
-	r.setIf(headerKey, m.Key)
-	r.setIf(headerContentType, m.ContentType)
+	e.setIf(headerKey, m.Key)
+	e.setIf(headerContentType, m.ContentType)
 	if m.GID != m.ID {
-		r.setIf(headerGID, m.GID)
+		e.setIf(headerGID, m.GID)
 	}
-	r.setIf(headerBranch, m.BranchID)
-	r.setIf(headerOp, m.Op)
-	r.setIf(headerPrev, m.Prev)
+	e.setIf(headerBranch, m.BranchID)
+	e.setIf(headerOp, m.Op)
+	e.setIf(headerPrev, m.Prev)
 	if m.Attempt > 1 {
-		r.set(headerAttempt, strconv.Itoa(m.Attempt))
+		e.set(headerAttempt, strconv.Itoa(m.Attempt))
 	}
 	for name, value := range m.Headers {
 		if err := checkHeaderName(name); err != nil {
 			return record{}, err
 		}
-		r.set(name, value)
+		e.set(name, value)
+	}
+	r := record{value: m.Payload, headers: e.headers}
+	if r.value == nil {
+		r.value = []byte{} // a null value is a tombstone
+	}
+	if m.Key != "" {
+		r.key = []byte(m.Key)
 	}
 	return r, nil
 }

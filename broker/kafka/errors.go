@@ -79,7 +79,8 @@ func refusedForGood(err error) bool {
 			return true
 		}
 	}
-	return strings.Contains(err.Error(), "expecting TLS")
+	// What the broker says to a certificate that it wants or does not like crypto/tls has no type for.
+	return strings.Contains(err.Error(), "expecting TLS") || strings.Contains(err.Error(), "remote error: tls:")
 }
 
 // explain says what to do about errors that somebody has to mend.

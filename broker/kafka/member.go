@@ -8,6 +8,10 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/consumer"
+	"github.com/segmentio/kafka-go/protocol/heartbeat"
+	"github.com/segmentio/kafka-go/protocol/syncgroup"
 )
 
 const (
@@ -54,23 +58,29 @@ func (m *member) join(ctx context.Context, info topicInfo) (generation, error) {
 		return generation{}, m.failed(err, "join group "+m.group)
 	}
 	m.id = answer.MemberID
-	sync := &kafka.SyncGroupRequest{
-		GroupID: m.group, GenerationID: answer.GenerationID, MemberID: m.id, ProtocolType: protocolType, ProtocolName: protocolName,
-	}
+	sync := &syncgroup.Request{GroupID: m.group, GenerationID: int32(answer.GenerationID), MemberID: m.id}
 	if answer.LeaderID == answer.MemberID {
-		sync.Assignments = m.lead(info, answer.Members)
+		if sync.Assignments, err = m.lead(info, answer.Members); err != nil {
+			return generation{}, err
+		}
 	}
-	synced, err := m.b.client.SyncGroup(ctx, sync)
+	synced, err := askGroup[*syncgroup.Response](ctx, m.b, m.group, sync)
+	if err == nil && synced.ErrorCode != 0 {
+		err = kafka.Error(synced.ErrorCode)
+	}
+	var assignment consumer.Assignment
 	if err == nil {
-		err = synced.Error
+		err = protocol.Unmarshal(synced.Assignments, consumer.MaxVersionSupported, &assignment)
 	}
 	if err != nil {
 		return generation{}, m.failed(err, "join group "+m.group)
 	}
 	m.owned = nil
-	for _, p := range synced.Assignment.AssignedPartitions[info.name] {
-		if p < len(info.leaders) {
-			m.owned = append(m.owned, p)
+	for _, t := range assignment.AssignedPartitions {
+		for _, p := range t.Partitions {
+			if t.Topic == info.name && int(p) < len(info.leaders) {
+				m.owned = append(m.owned, int(p))
+			}
 		}
 	}
 	return generation{membership{m.id, answer.GenerationID}, m.owned}, nil
@@ -89,18 +99,26 @@ func (m *member) joinRequest(info topicInfo) *kafka.JoinGroupRequest {
 }
 
 // lead divides the partitions among the members.
-func (m *member) lead(info topicInfo, members []kafka.JoinGroupResponseMember) []kafka.SyncGroupRequestAssignment {
+func (m *member) lead(info topicInfo, members []kafka.JoinGroupResponseMember) ([]syncgroup.RequestAssignment, error) {
 	claimants := make([]claimant, len(members))
 	for i, other := range members {
 		claimants[i] = claimant{other.ID, other.Metadata.OwnedPartitions[info.name]}
 	}
-	var out []kafka.SyncGroupRequestAssignment
+	var out []syncgroup.RequestAssignment
 	for id, partitions := range assign(len(info.leaders), claimants) {
-		out = append(out, kafka.SyncGroupRequestAssignment{
-			MemberID: id, Assignment: kafka.GroupProtocolAssignment{AssignedPartitions: map[string][]int{info.name: partitions}},
+		t := consumer.TopicPartition{Topic: info.name}
+		for _, p := range partitions {
+			t.Partitions = append(t.Partitions, int32(p))
+		}
+		part, err := protocol.Marshal(consumer.MaxVersionSupported, consumer.Assignment{
+			Version: consumer.MaxVersionSupported, AssignedPartitions: []consumer.TopicPartition{t},
 		})
+		if err != nil {
+			return nil, fmt.Errorf("broker/kafka: divide the partitions of group %s: %w", m.group, err)
+		}
+		out = append(out, syncgroup.RequestAssignment{MemberID: id, Assignment: part})
 	}
-	return out
+	return out, nil
 }
 
 // failed forgets what the group no longer holds true of this member.
@@ -118,9 +136,11 @@ func (m *member) failed(err error, what string) error {
 func (m *member) beat(ctx context.Context, g generation) error {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
-	answer, err := m.b.client.Heartbeat(ctx, &kafka.HeartbeatRequest{GroupID: m.group, GenerationID: int32(g.generation), MemberID: g.member})
-	if err == nil {
-		err = answer.Error
+	answer, err := askGroup[*heartbeat.Response](ctx, m.b, m.group, &heartbeat.Request{
+		GroupID: m.group, GenerationID: int32(g.generation), MemberID: g.member,
+	})
+	if err == nil && answer.ErrorCode != 0 {
+		err = kafka.Error(answer.ErrorCode)
 	}
 	return err
 }

@@ -47,18 +47,19 @@ func (b *Broker) describe(ctx context.Context, topic string) (topicInfo, error) 
 	case t.code == kafka.UnknownTopicOrPartition:
 		return topicInfo{}, broker.ErrNoTopic
 	case t.code != 0:
-		return topicInfo{}, t.code
+		return topicInfo{}, explain(t.code, "see topic "+topic)
 	}
 	return t.topicInfo, nil
 }
 
-// metadataRequest asks about topics by name; with none about the cluster alone.
+// metadataRequest asks about topics by name; with none about the cluster alone, or about all that the account may see.
 type metadataRequest struct {
 	clientID string
 	topics   []string
+	all      bool
 }
 
-func (*metadataRequest) ApiKey() protocol.ApiKey { return protocol.Metadata }
+func (*metadataRequest) ApiKey() protocol.ApiKey { return protocol.Metadata } //nolint:revive // kafka-go names it
 
 // Required has kafka-go call RawExchange.
 func (*metadataRequest) Required(map[protocol.ApiKey]int16) bool { return true }
@@ -98,7 +99,11 @@ func (r *metadataRequest) encode() []byte {
 	out = binary.BigEndian.AppendUint16(out, uint16(len(r.clientID)))
 	out = append(out, r.clientID...)
 	out = append(out, 0)
-	out = binary.AppendUvarint(out, uint64(len(r.topics))+1)
+	if r.all {
+		out = append(out, 0)
+	} else {
+		out = binary.AppendUvarint(out, uint64(len(r.topics))+1)
+	}
 	for _, t := range r.topics {
 		out = append(out, make([]byte, 16)...) // no id: by name
 		out = binary.AppendUvarint(out, uint64(len(t))+1)
@@ -110,14 +115,19 @@ func (r *metadataRequest) encode() []byte {
 	return out
 }
 
-type metadataAnswer struct{ topics []describedTopic }
+type metadataAnswer struct {
+	nodes  []int32
+	topics []describedTopic
+}
 
 type describedTopic struct {
 	topicInfo
 	code kafka.Error
+	// replicas of the partition that has the fewest.
+	replicas int
 }
 
-func (*metadataAnswer) ApiKey() protocol.ApiKey { return protocol.Metadata }
+func (*metadataAnswer) ApiKey() protocol.ApiKey { return protocol.Metadata } //nolint:revive // kafka-go names it
 
 // flexible reads the compact encoding of KIP-482. After the first thing missing everything reads as zero.
 type flexible struct {
@@ -171,14 +181,18 @@ func (d *flexible) tags() {
 	}
 }
 
-func (d *flexible) int32s() {
-	d.take(4 * d.length())
+// int32s skips an array and tells its length.
+func (d *flexible) int32s() int {
+	n := d.length()
+	d.take(4 * n)
+	return n
 }
 
 func (d *flexible) metadata() *metadataAnswer {
 	d.int32() // throttled
+	answer := &metadataAnswer{}
 	for n := d.length(); n > 0 && !d.short; n-- {
-		d.int32() // node
+		answer.nodes = append(answer.nodes, d.int32())
 		d.string()
 		d.int32() // port
 		d.string()
@@ -186,7 +200,6 @@ func (d *flexible) metadata() *metadataAnswer {
 	}
 	d.string() // cluster
 	d.int32()  // controller
-	answer := &metadataAnswer{}
 	for n := d.length(); n > 0 && !d.short; n-- {
 		answer.topics = append(answer.topics, d.topic())
 	}
@@ -201,8 +214,10 @@ func (d *flexible) topic() describedTopic {
 	for n := d.length(); n > 0 && !d.short; n-- {
 		d.int16() // a partition without a leader says so here
 		index, leader := int(d.int32()), d.int32()
-		d.int32()  // epoch
-		d.int32s() // replicas
+		d.int32() // epoch
+		if replicas := d.int32s(); t.replicas == 0 || replicas < t.replicas {
+			t.replicas = replicas
+		}
 		d.int32s() // in sync
 		d.int32s() // offline
 		d.tags()

@@ -115,7 +115,7 @@ func (b *Broker) marks(ctx context.Context, group string, info topicInfo) ([]mar
 	if err != nil {
 		return nil, err
 	}
-	if answer.Error != nil {
+	if answer.Error != nil && !errors.Is(answer.Error, kafka.GroupIdNotFound) {
 		return nil, explain(answer.Error, "read the offsets of group "+group)
 	}
 	out := make([]mark, len(info.leaders))
@@ -137,7 +137,7 @@ func (b *Broker) marks(ctx context.Context, group string, info topicInfo) ([]mar
 }
 
 // asNobody is the generation of a commit that is made for a group without members.
-var asNobody = membership{generation: -1}
+func asNobody() membership { return membership{generation: -1} }
 
 // membership names a member of a group in one of its generations.
 type membership struct {

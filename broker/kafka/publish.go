@@ -4,22 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twostep-mq/twostep/broker"
 )
 
+// lookupWait bounds what one Publish waits for the topics that it does not know.
+const lookupWait = 2 * time.Second
+
 // Publish hands messages to the lanes of their partitions, in order and without waiting for acknowledgements. A message is tried for
 // Config.AckTimeout. done may be called before Publish returns, also by this goroutine, and must not block.
 func (b *Broker) Publish(ctx context.Context, ms []*broker.Message, done func(i int, p broker.Position, err error)) {
-	failed := map[string]error{} // topics that could not be looked up: asked once a call
+	targets := map[string]target{} // each topic is looked up once a call, and all of them do not wait longer than one
+	looking, cancel := context.WithTimeout(ctx, min(lookupWait, b.cfg.AckTimeout))
+	defer cancel()
 	for i, m := range ms {
-		err := failed[m.Topic]
+		to, known := targets[m.Topic]
+		if !known {
+			to = b.target(looking, m.Topic)
+			targets[m.Topic] = to
+		}
+		err := to.err
+		var r record
 		if err == nil {
-			var looked bool
-			looked, err = b.publishOne(ctx, m, func(p broker.Position, err error) { done(i, p, wrapPublish(m, err)) })
-			if err != nil && !looked {
-				failed[m.Topic] = err
-			}
+			r, err = encode(m)
+		}
+		if err == nil {
+			err = b.pub.send(ctx, lanePlace{to.info.name, partitionOf(m, to.info.numbers)}, r, func(p broker.Position, err error) {
+				done(i, p, wrapPublish(m, err))
+			})
 		}
 		if err != nil {
 			done(i, broker.Position{}, wrapPublish(m, err))
@@ -34,35 +47,27 @@ func wrapPublish(m *broker.Message, err error) error {
 	return fmt.Errorf("broker/kafka: publish to topic %q: %w", m.Topic, err)
 }
 
-// publishOne queues a message. looked: its topic is known, so an error is the message's own.
-func (b *Broker) publishOne(ctx context.Context, m *broker.Message, done func(broker.Position, error)) (looked bool, err error) {
-	if b.isClosed() {
-		return false, broker.ErrClosed
-	}
-	if err := checkName("topic", m.Topic); err != nil {
-		return false, err
-	}
-	topic := b.names.topic(m.Topic)
-	info, err := b.lookForPublish(ctx, topic)
-	if err != nil {
-		return false, err
-	}
-	r, err := encode(m)
-	if err != nil {
-		return true, err
-	}
-	return true, b.pub.send(ctx, lanePlace{topic, partitionOf(m, info.numbers)}, r, done)
+// target is where the messages of a topic go.
+type target struct {
+	info topicInfo
+	err  error
 }
 
-// lookForPublish looks a topic up, waiting a lost connection out for as long as a publish may take.
-func (b *Broker) lookForPublish(ctx context.Context, topic string) (topicInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.AckTimeout)
-	defer cancel()
+// target looks a topic up, waiting a lost connection out until ctx ends.
+func (b *Broker) target(ctx context.Context, topic string) target {
+	if err := checkName("topic", topic); err != nil {
+		return target{err: err}
+	}
 	for wait := retryPause; ; wait = min(2*wait, retryPauseMax) {
-		info, err := b.topics.get(ctx, topic)
-		if err == nil || errors.Is(err, broker.ErrNoTopic) || !passing(err) || !pause(ctx, wait) {
-			return info, explain(err, "describe the topic")
+		if b.isClosed() {
+			return target{err: broker.ErrClosed}
 		}
-		b.renew()
+		info, err := b.topics.get(ctx, b.names.topic(topic))
+		if err == nil || errors.Is(err, broker.ErrNoTopic) || !passing(err) || !pause(ctx, wait) {
+			return target{info, err}
+		}
+		if stale(err) {
+			b.renew()
+		}
 	}
 }

@@ -17,11 +17,13 @@ var (
 	errRebalance = errors.New("broker/kafka: the group divides its partitions anew")
 	// errHandedBack: the handler failed too often: its messages go to another member.
 	errHandedBack = errors.New("broker/kafka: messages handed back")
+	// errUnsettled: the generation ended between two tries of the handler.
+	errUnsettled = errors.New("broker/kafka: the handler was stopped before it succeeded")
 	// errAnew: the topic was deleted, or made anew.
 	errAnew = errors.New("broker/kafka: the topic is not the one that was read")
 )
 
-// inPlace is how often a failing handler gets its batch again before it is handed back, after firstRetry, doubled each time.
+// inPlace is how often in a row a handler may fail before its batch is handed back; it gets it again after firstRetry, doubled each time.
 const (
 	inPlace    = 6
 	firstRetry = 50 * time.Millisecond
@@ -34,11 +36,10 @@ type reader struct {
 	gen  generation
 
 	queue *queue
-	// marks is what is to be committed, by partition; the handler's loop has it, and the committer gets copies.
+	// marks is how far each partition is settled.
 	marks map[int]mark
 	// suspect: messages below this offset may have been in the hands of a reader that died, by partition.
 	suspect map[int]int64
-	commits chan map[int]mark
 
 	mu sync.Mutex
 	// reason is why the generation is over for this member.
@@ -48,7 +49,7 @@ type reader struct {
 }
 
 func newReader(c *consumption, info topicInfo, g generation) *reader {
-	r := &reader{consumption: c, info: info, gen: g, queue: newQueue(c.batch), marks: map[int]mark{}, suspect: map[int]int64{}, commits: make(chan map[int]mark)}
+	r := &reader{consumption: c, info: info, gen: g, queue: newQueue(c.batch), marks: map[int]mark{}, suspect: map[int]int64{}}
 	r.over, r.end = context.WithCancel(context.Background())
 	return r
 }
@@ -80,28 +81,26 @@ func (r *reader) run(ctx context.Context, handle func(context.Context, []broker.
 	defer heart.Wait()
 	defer still()
 	if len(r.gen.partitions) == 0 {
+		r.b.log.Debug("reader stands by", "source", r.name, "generation", r.gen.generation)
 		<-r.over.Done()
 		return r.why()
 	}
 	if err := r.begin(ctx); err != nil {
 		return err
 	}
+	r.b.log.Debug("reader reads", "source", r.name, "generation", r.gen.generation, "partitions", r.gen.partitions)
 	var work sync.WaitGroup
 	work.Go(r.fetch)
-	committed := make(chan error, 1)
-	go func() { committed <- r.commitAll() }()
 	held, err := r.handleAll(ctx, handle)
 	r.stop(err)
 	work.Wait()
-	close(r.commits)
-	lost := <-committed
-	if lost == nil && !r.b.isClosed() {
-		lost = r.farewell(ctx, held)
+	if !memberGone(err) && !r.b.isClosed() {
+		err = r.farewell(ctx, held)
 	}
 	if why := r.why(); why != nil {
 		return why
 	}
-	return lost
+	return err
 }
 
 // begin reads where the partitions are, and notes with the group that they have a reader: if it dies, the next one knows.
@@ -123,17 +122,19 @@ func (r *reader) begin(ctx context.Context) error {
 		r.marks[p] = mark{offset: m.offset, stream: r.info.id, window: r.window()}
 		r.queue.next[p] = m.offset
 	}
+	r.b.log.Debug("reader begins", "source", r.name, "generation", r.gen.generation, "marks", r.marks)
 	return r.b.commit(ctx, r.group, r.gen.membership, r.info.name, r.marks)
 }
 
-// window is how many messages a reader may have seen beyond its last commit: a batch whose commit is on its way, and one in the handler.
-func (r *reader) window() int { return 2 * r.batch }
+// window is how many messages a reader may have seen beyond its last commit: the batch in the handler.
+func (r *reader) window() int { return r.batch }
 
-// handleAll gives batches to the handler until the generation is over. held is what the handler has seen and not settled.
+// handleAll gives batches to the handler until the generation is over, and commits each before the next. held is what the handler has seen
+// and not settled.
 func (r *reader) handleAll(ctx context.Context, handle func(context.Context, []broker.Delivery) error) (held []queued, err error) {
 	for {
 		batch := r.queue.take(r.over, r.batch)
-		if len(batch) == 0 {
+		if len(batch) == 0 || ctx.Err() != nil {
 			return nil, r.why()
 		}
 		if err := r.settle(ctx, batch, handle); err != nil {
@@ -144,10 +145,9 @@ func (r *reader) handleAll(ctx context.Context, handle func(context.Context, []b
 			at.offset = m.offset + 1
 			r.marks[m.partition] = at
 		}
-		select {
-		case r.commits <- r.marksOf(batch): // once the commit before is through
-		case <-r.over.Done():
-			return nil, r.why()
+		// What cannot be committed now is committed on leaving, unless this member is no longer one.
+		if err := r.write(r.over, r.marksOf(batch)); err != nil && !passing(err) {
+			return nil, err
 		}
 	}
 }
@@ -163,17 +163,20 @@ func (r *reader) marksOf(batch []queued) map[int]mark {
 // settle gives a batch to the handler until it succeeds.
 func (r *reader) settle(ctx context.Context, batch []queued, handle func(context.Context, []broker.Delivery) error) error {
 	wait := firstRetry
-	for try := 1; ; try++ {
-		err := handle(ctx, r.deliveries(batch, try > 1))
+	for again := false; ; again = true {
+		err := handle(ctx, r.deliveries(batch, again))
 		if err == nil {
+			r.failures = 0
 			return nil
 		}
-		r.b.log.Warn("handler failed", "source", r.name, "messages", len(batch), "try", try, "error", err)
-		if try == inPlace {
+		r.failures++
+		r.b.log.Warn("handler failed", "source", r.name, "messages", len(batch), "failures", r.failures, "error", err)
+		if r.failures >= inPlace {
+			r.failures = 0
 			return errHandedBack
 		}
 		if !pause(r.over, wait) {
-			return r.why()
+			return errUnsettled
 		}
 		wait *= 2
 	}
@@ -192,27 +195,11 @@ func (r *reader) deliveries(batch []queued, again bool) []broker.Delivery {
 	return ds
 }
 
-// commitAll writes what the handler's loop hands over, one commit at a time, until there is no more. It goes on beside the handler; an
-// error that no trying mends ends the generation.
-func (r *reader) commitAll() error {
-	var lost error
-	for marks := range r.commits {
-		if lost != nil {
-			continue
-		}
-		if lost = r.write(context.Background(), marks); lost != nil {
-			r.stop(lost)
-		}
-	}
-	return lost
-}
-
-// write commits. While the group divides anew, its members may still commit.
+// write commits, trying until ctx ends. While the group divides anew, its members may still commit.
 func (r *reader) write(ctx context.Context, marks map[int]mark) error {
-	deadline := time.Now().Add(r.b.cfg.SessionTimeout)
 	for wait := retryPause; ; wait = min(2*wait, retryPauseMax) {
-		err := r.b.commit(ctx, r.group, r.gen.membership, r.info.name, marks)
-		if err == nil || !passing(err) || r.b.isClosed() || time.Now().After(deadline) || !pause(ctx, wait) {
+		err := r.b.commit(context.WithoutCancel(ctx), r.group, r.gen.membership, r.info.name, marks)
+		if err == nil || !passing(err) || r.b.isClosed() || !pause(ctx, wait) {
 			return err
 		}
 		if stale(err) {

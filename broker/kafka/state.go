@@ -12,13 +12,15 @@ import (
 // ensureState makes the state's topic: the last value of each key, kept by compaction. A deleted key is remembered for a week; a watcher
 // that is away for longer misses the deletion.
 func (b *Broker) ensureState(ctx context.Context) (topicInfo, error) {
-	info, _, err := b.ensure(ctx, b.names.state(), 1, []setting{
-		{"cleanup.policy", "compact"}, {"delete.retention.ms", week}, {"segment.ms", "3600000"}, {"min.cleanable.dirty.ratio", "0.1"},
-	})
+	info, _, err := b.ensure(ctx, b.names.state(), 1, stateSettings())
 	if err != nil {
 		return info, fmt.Errorf("broker/kafka: make the state: %w", err)
 	}
 	return info, nil
+}
+
+func stateSettings() []setting {
+	return []setting{{"cleanup.policy", "compact"}, {"delete.retention.ms", week}, {"segment.ms", "3600000"}, {"min.cleanable.dirty.ratio", "0.1"}}
 }
 
 // PutState stores the value and waits for the acknowledgement.

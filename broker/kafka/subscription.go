@@ -13,7 +13,8 @@ import (
 // EnsureSubscription commits an offset for every partition where the group has none: the end, or the first message that is not
 // older than s.Since. So the reader gets what is stored from now on though it never ran; partitions that are added later are read
 // from their beginning. Kafka forgets offsets that nobody has renewed for offsets.retention.minutes (7 days), unless a reader
-// runs; a reader that is made again then begins at s.Since.
+// runs; a reader that is made again then begins at s.Since. Kafka compares nothing on a commit: of two calls at the same time the later
+// end may count. What is skipped so has no receipt, and is sent again.
 func (b *Broker) EnsureSubscription(ctx context.Context, s broker.SubscriptionSpec) error {
 	if err := checkName("topic", s.Topic); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (b *Broker) begin(ctx context.Context, group string, info topicInfo, at int
 		}
 		none[partition] = mark{offset: offset, stream: info.id}
 	}
-	err = b.commit(ctx, group, asNobody, info.name, none)
+	err = b.commit(ctx, group, asNobody(), info.name, none)
 	if errors.Is(err, kafka.UnknownMemberId) || errors.Is(err, kafka.IllegalGeneration) || errors.Is(err, kafka.RebalanceInProgress) {
 		return nil // readers run: the group is theirs
 	}

@@ -30,13 +30,19 @@ func newTopicCache(b *Broker) *topicCache {
 
 // get tells of a topic, asking the cluster only for one that is not known.
 func (c *topicCache) get(ctx context.Context, topic string) (topicInfo, error) {
-	c.mu.Lock()
-	known := c.known[topic]
-	c.mu.Unlock()
-	if known != nil {
-		return known.topicInfo, nil
+	if info, known := c.remembered(topic); known {
+		return info, nil
 	}
 	return c.look(ctx, topic)
+}
+
+func (c *topicCache) remembered(topic string) (topicInfo, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known := c.known[topic]; known != nil {
+		return known.topicInfo, true
+	}
+	return topicInfo{}, false
 }
 
 // look asks the cluster and remembers the answer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
@@ -15,8 +16,19 @@ import (
 
 const week = "604800000" // milliseconds
 
+// ErrNotDeclared: a topic is missing, and Config.DeclareOff leaves making it to others.
+var ErrNotDeclared = errors.New("broker/kafka: a topic is missing")
+
 // setting is one of a topic's.
 type setting struct{ name, value string }
+
+func list(settings []setting) string {
+	var out strings.Builder
+	for _, s := range settings {
+		fmt.Fprintf(&out, ", %s=%s", s.name, s.value)
+	}
+	return out.String()
+}
 
 // EnsureTopic makes the topic with the partitions, replicas and bytes that Config says. One that is there is left as it is, unless it
 // drops messages for want of room and is to be Retained. Kafka never refuses a message because a topic is full: what is
@@ -25,20 +37,22 @@ func (b *Broker) EnsureTopic(ctx context.Context, t broker.TopicSpec) error {
 	if err := checkName("topic", t.Name); err != nil {
 		return err
 	}
-	perPartition := strconv.FormatInt(max(b.cfg.TopicMaxBytes/int64(b.cfg.Partitions), 1<<20), 10)
-	settings := []setting{{"retention.bytes", perPartition}}
-	if t.Retained {
-		settings = retained()
-	}
 	name := b.names.topic(t.Name)
-	_, made, err := b.ensure(ctx, name, b.cfg.Partitions, settings)
-	if err == nil && t.Retained && !made && !b.cfg.DeclareOff {
+	_, made, err := b.ensure(ctx, name, b.cfg.Partitions, b.cfg.topicSettings(t))
+	if err == nil && t.Retained && !made && !b.byOthers(name) {
 		err = b.retain(ctx, name)
 	}
 	if err != nil {
 		return fmt.Errorf("broker/kafka: make topic %q: %w", t.Name, err)
 	}
 	return nil
+}
+
+func (c Config) topicSettings(t broker.TopicSpec) []setting {
+	if t.Retained {
+		return retained()
+	}
+	return []setting{{"retention.bytes", strconv.FormatInt(max(c.TopicMaxBytes/int64(c.Partitions), 1<<20), 10)}}
 }
 
 func retained() []setting { return []setting{{"retention.bytes", "-1"}, {"retention.ms", week}} }
@@ -48,8 +62,8 @@ func (b *Broker) ensure(ctx context.Context, name string, partitions int, settin
 	err = b.retry(ctx, func(ctx context.Context) error {
 		info, err = b.topics.look(ctx, name)
 		switch {
-		case errors.Is(err, broker.ErrNoTopic) && b.cfg.DeclareOff:
-			return fmt.Errorf("%w: make %s on the cluster (broker.declare is off)", err, name)
+		case errors.Is(err, broker.ErrNoTopic) && b.byOthers(name):
+			return fmt.Errorf("%w: %s: make it with %d partitions%s, or let twostep make it (broker.declare: on)", ErrNotDeclared, name, partitions, list(settings))
 		case errors.Is(err, broker.ErrNoTopic) && made:
 			return fmt.Errorf("%w: %s was made and is not known yet", kafka.LeaderNotAvailable, name)
 		case errors.Is(err, broker.ErrNoTopic):
@@ -150,9 +164,14 @@ func (b *Broker) DeleteTopic(ctx context.Context, topic string) error {
 	return nil
 }
 
-// remove deletes a topic and waits until the cluster no longer knows it. With Config.DeclareOff others delete it.
+// byOthers reports whether others make and remove the Kafka topic.
+func (b *Broker) byOthers(name string) bool {
+	return b.cfg.DeclareOff && !strings.HasPrefix(name, b.names.inbox(""))
+}
+
+// remove deletes a topic and waits until the cluster no longer knows it.
 func (b *Broker) remove(ctx context.Context, name string) error {
-	if b.cfg.DeclareOff {
+	if b.byOthers(name) {
 		b.log.Warn("topic is no longer needed; broker.declare is off, so it stays", "topic", name)
 		return nil
 	}

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/twostep-mq/twostep/broker"
 	"github.com/twostep-mq/twostep/broker/brokertest"
@@ -73,7 +75,7 @@ func (f *fixture) start(t testing.TB) {
 	}, f.opts...)
 	var cluster *kfake.Cluster
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(20 * time.Millisecond) {
 		// The ports may be busy for a moment after a stop.
 		if cluster, err = kfake.NewCluster(opts...); err == nil {
 			break
@@ -154,16 +156,18 @@ func harness(f *fixture) brokertest.Harness {
 		Foreign: func(t *testing.T, topic, payload, header, value string) {
 			publishForeign(t, f, topic, payload, header, value)
 		},
-		Silence: session + time.Second, InboxMessages: 100, TooLarge: 2 << 20,
+		Silence: 2 * session, InboxMessages: 100, TooLarge: 2 << 20,
 	}
 }
 
 // publishForeign publishes with a client alone, as another program would.
 func publishForeign(t testing.TB, f *fixture, topic, payload, header, value string) {
 	t.Helper()
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
 	w := &kafka.Writer{
 		Addr: kafka.TCP(f.server().ListenAddrs()...), Topic: "twostep.t." + topic, RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond,
-		Transport: &kafka.Transport{},
+		Transport: transport,
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -174,4 +178,20 @@ func publishForeign(t testing.TB, f *fixture, topic, payload, header, value stri
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func (f *fixture) kafkaClient(t testing.TB) *kafka.Client {
+	t.Helper()
+	transport := &kafka.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &kafka.Client{Addr: kafka.TCP(f.server().ListenAddrs()...), Timeout: 10 * time.Second, Transport: transport}
+}
+
+func createPartitions(topic string, count int) *kafka.CreatePartitionsRequest {
+	return &kafka.CreatePartitionsRequest{Topics: []kafka.TopicPartitionsConfig{{Name: topic, Count: int32(count)}}}
+}
+
+// timeOutProduces has the next n produce requests answered so, though they are stored.
+func (f *fixture) timeOutProduces(n int) {
+	f.server().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: n})
 }
