@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder="${TWOSTEP_SERVICES:-$PWD/.services}/kafka"
-port="${TWOSTEP_KAFKA_PORT:-36992}"
+port="${TWOSTEP_KAFKA_PORT:-26992}"
 sasl_port=$((port + 1))
 controller_port=$((port + 2))
 central="${MAVEN_CENTRAL:-https://repo1.maven.org/maven2}"

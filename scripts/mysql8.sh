@@ -5,7 +5,7 @@
 # unpacked into a folder of their own and run with the loader that came with them. apt fetches them with lists and a cache of its own, and
 # checks what Debian signed, as always; the machine's packages and sources stay as they are. A mysqld that is installed goes first.
 
-mysql8_port="${TWOSTEP_MYSQL8_PORT:-36308}"
+mysql8_port="${TWOSTEP_MYSQL8_PORT:-26308}"
 mysql8_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
 mysql8_home() { echo "$folder/mysql8"; }

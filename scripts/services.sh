@@ -13,9 +13,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder="${TWOSTEP_SERVICES:-$PWD/.services}"
-postgres_port="${TWOSTEP_POSTGRES_PORT:-36541}"
-mysql_port="${TWOSTEP_MYSQL_PORT:-36306}"
-redis_port="${TWOSTEP_REDIS_PORT:-36379}"
+postgres_port="${TWOSTEP_POSTGRES_PORT:-26541}"
+mysql_port="${TWOSTEP_MYSQL_PORT:-26306}"
+redis_port="${TWOSTEP_REDIS_PORT:-26379}"
 patience=60 # seconds until a server must answer
 
 say() { echo "services: $*" >&2; }
