@@ -9,6 +9,8 @@ import (
 // result is how one test ended.
 type result struct {
 	action string // pass, fail or skip; empty: it did not end, since its process did, or was given up
+	// began: it is a test, and no mere beginning of the name of one, as in t.Run("a/b", …).
+	began bool
 	// why it was skipped, in its own words.
 	why string
 	// parent: it has subtests, which say more.
@@ -30,12 +32,12 @@ func readResults(in io.Reader) (results, error) {
 		key := e.Package + " " + e.Test
 		switch e.Action {
 		case "run":
-			all.of(e.Package, e.Test)
+			all.of(e.Package, e.Test).began = true
 		case "output":
 			output[key] = append(output[key], e.Output)
 		case "pass", "fail", "skip":
 			r := all.of(e.Package, e.Test)
-			r.action = e.Action
+			r.action, r.began = e.Action, true
 			if e.Action == "skip" {
 				r.why = reason(output[key])
 			}

@@ -105,7 +105,7 @@ func (r row) cells(rs results) []cell {
 // count adds one test. Failures count wherever they are; else the tests without subtests do.
 func (c *cell) count(r *result) {
 	switch {
-	case r.action == "fail" || r.action == "":
+	case r.action == "fail" || r.began && r.action == "":
 		c.State = failed
 	case r.parent:
 	case r.action == "pass":

@@ -71,6 +71,7 @@ func TestTable(t *testing.T) {
 		{"failed although excused", all + ended("b", "TestSuite/mysql/y", "fail", ""), mysqlExcused, false, "suite on mysql failed", "failed"},
 		{"failed in what has subtests", strings.ReplaceAll(all, ended("b", "TestSuite/mysql", "pass", ""), ended("b", "TestSuite/mysql", "fail", "")), nil, false, "suite on mysql failed", "failed"},
 		{"did not end", all + `{"Action":"run","Package":"` + module + `b","Test":"TestSuite/mysql/y"}`, nil, false, "suite on mysql failed", "failed"},
+		{"a name with a slash", all + ended("b", "TestSuite/mysql/a/b", "pass", ""), nil, true, "", "passed 2"},
 		{"an excuse for nothing", all, []excuse{{combination{"suit", "mysql", none}, "misspelt"}}, false, "suit on mysql is on the list", "passed 1"},
 		{"nothing ran", "", nil, true, "bus with nats did not run", "not run: none of its tests ran"},
 	}
