@@ -46,13 +46,19 @@ mysql8_program() {
 
 # mysql8_unpack puts Debian's mysql-server-core and all it depends on into $folder/mysql8/root.
 mysql8_unpack() {
-	local home apt package
+	local home apt package mirror
 	home="$(mysql8_home)"
+	# Where this machine has its own packages from.
+	mirror="${TWOSTEP_DEBIAN:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 -E '/debian/?$' || true)}"
+	if [ -z "$mirror" ]; then
+		say "no mirror of Debian is known here: name one in TWOSTEP_DEBIAN"
+		return 1
+	fi
 	apt="$(mktemp -d)"
 	mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,etc/apt.conf.d,etc/preferences.d,etc/sources.list.d}
 	: >"$apt/state/status" # nothing is installed: everything is wanted
 	printf 'Types: deb\nURIs: %s\nSuites: unstable\nComponents: main\nSigned-By: %s\n' \
-		"${TWOSTEP_DEBIAN:-http://deb.debian.org/debian}" "$mysql8_keys" >"$apt/etc/sources.list.d/unstable.sources"
+		"$mirror" "$mysql8_keys" >"$apt/etc/sources.list.d/unstable.sources"
 	# A mirror may be some weeks behind: what Debian signed then is as good.
 	cat >"$apt/apt.conf" <<-CONF
 		Dir::State "$apt/state";
