@@ -35,7 +35,8 @@ func TestBenchOnServers(t *testing.T) {
 			if c := f["commits_per_transfer"].(float64); c > limit {
 				t.Errorf("%s, %s: %v commits a transfer, want at most %.2f", kindsFlag(kinds), name, c, limit)
 			}
-			if c := f["naive_commits_per_transfer"].(float64); c < 2 || c > 2.1 {
+			// InnoDB adds its counter up now and then: one or two of the last commits may be missing.
+			if c := f["naive_commits_per_transfer"].(float64); c < 1.98 || c > 2.1 {
 				t.Errorf("%s, %s: the bare side made %v commits a transfer, want 2", kindsFlag(kinds), name, c)
 			}
 		}
